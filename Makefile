@@ -1,0 +1,44 @@
+# `make demo` and `make test` do their own set-up on a bare machine: a .venv with pinned installs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export TOKENIZERS_PARALLELISM := false
+# what `make demo` trains; .ci/run passes a smaller one
+DEMO ?= experiment=json_over_prose
+
+.PHONY: help setup demo test check parity bench report
+
+help:
+	@echo "make demo    watch a small model learn to prefer JSON over prose (minutes, no network, no account)"
+	@echo "make test    the whole test suite, slow end-to-end tests included"
+	@echo "make check   linter and type checker"
+	@echo "make parity  every loss that TRL has, against TRL's own trainers; writes docs/parity.md"
+	@echo "make setup   the .venv that all of these use"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11 to 3.13 is needed: make PYTHON=python3.12"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/dpo train $(DEMO)
+	$(BIN)/dpo runs outputs
+
+test: setup
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup
+	$(BIN)/ruff format --check dpo tests
+	$(BIN)/ruff check dpo tests
+	$(BIN)/mypy
+
+parity: setup
+	$(BIN)/python -m tests.parity
+
+bench report: setup
+	@echo "make $@: not built yet; see CHANGELOG.md" && exit 2

@@ -1,0 +1,127 @@
+"""Typed plain objects from nested plain values: strict about names and types, exact in what it says."""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import importlib
+import inspect
+import re
+import types
+import typing
+from typing import Any, Literal
+
+from dpo.errors import UsageError
+
+
+def hints(kind: Any) -> dict[str, Any]:
+    """Types of a class's constructor arguments; names it imports only for type checkers stand for any object."""
+    scope: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):  # an inherited argument's type is named where it was written
+        scope |= vars(importlib.import_module(base.__module__))
+    only_checked = {
+        word
+        for annotation in kind.__init__.__annotations__.values()
+        for word in re.findall(r"[A-Za-z_]\w*", str(annotation))
+        if word not in scope and not hasattr(builtins, word)
+    }
+    return typing.get_type_hints(kind.__init__, localns=scope | dict.fromkeys(only_checked, Any))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """' (did you mean ...?)' where a known name is close, else nothing; dotted names are compared with dotted ones."""
+    alike = [key for key in known if key.count(".") == name.count(".") and not key.endswith("_target_")]
+    close = difflib.get_close_matches(name, alike, 1) or difflib.get_close_matches(name, known, 1, 0.8)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def build(kind: Any, node: dict[str, Any], path: str) -> tuple[Any, dict[str, Any]]:
+    """(object, normalised values) of a group: the class named by `_target_`, else `kind` itself."""
+    target = node.get("_target_")
+    if target is not None:
+        module, _, name = str(target).rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UsageError(f"{path}._target_={target}: no such class ({error})") from error
+    if not inspect.isclass(kind):
+        raise UsageError(f"{path}._target_ is missing: it names the class that reads these keys")
+    values, normal = arguments(kind, {k: v for k, v in node.items() if k != "_target_"}, f"{path}.")
+    return kind(**values), ({"_target_": target} if target is not None else {}) | normal
+
+
+def arguments(
+    kind: Any, node: dict[str, Any], prefix: str, skip: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Typed constructor arguments of `kind` from `node`, and the same as normalised plain values."""
+    parameters = [name for name in inspect.signature(kind).parameters if name not in skip]
+    types_of = hints(kind)
+    for name in node:
+        if name not in parameters:
+            raise UsageError(f"unknown key {prefix}{name}{nearest(prefix + name, [prefix + p for p in parameters])}")
+    values: dict[str, Any] = {}
+    normal: dict[str, Any] = {}
+    for name in parameters:
+        if name not in node:
+            raise UsageError(f"{prefix}{name} is missing: {kind.__name__} needs it")
+        if typing.get_origin(types_of[name]) is dict and isinstance(node[name], dict):
+            values[name], normal[name] = mapping(types_of[name], node[name], prefix + name)
+        elif isinstance(node[name], dict):
+            values[name], normal[name] = build(types_of[name], node[name], prefix + name)
+        elif (item := group_of_list(types_of[name])) and isinstance(node[name], list):
+            built = [build(item, x, f"{prefix}{name}[{i}]") for i, x in enumerate(node[name])]
+            values[name], normal[name] = [x for x, _ in built], [x for _, x in built]
+        else:
+            values[name] = normal[name] = convert(types_of[name], node[name], prefix + name)
+    return values, normal
+
+
+def mapping(hint: Any, node: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(typed values, normalised values) of a dict[str, X]: objects where the values are groups, else plain values."""
+    kind = typing.get_args(hint)[1]
+    values: dict[str, Any] = {}
+    normal: dict[str, Any] = {}
+    for name, value in node.items():
+        if isinstance(value, dict):
+            values[name], normal[name] = build(kind, value, f"{path}.{name}")
+        else:
+            values[name] = normal[name] = convert(kind, value, f"{path}.{name}")
+    return values, normal
+
+
+def group_of_list(hint: Any) -> Any:
+    """The class of the items where the hint is a list of groups, else None."""
+    item = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
+    return item if inspect.isclass(item) and item.__module__ != "builtins" else None
+
+
+def convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the hinted type, where that loses nothing (1 is a float, 1.0 an int, "1" neither)."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    for option in options:
+        origin = typing.get_origin(option)
+        if option is Any or (origin is Literal and value in typing.get_args(option)):
+            return value
+        if origin is list and isinstance(value, list):
+            return [convert(typing.get_args(option)[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
+        if option is float and number:
+            return float(value)
+        if option is int and number and float(value).is_integer():
+            return int(value)
+        if option in (str, bool, type(None)) and isinstance(value, option):
+            return value
+    raise UsageError(f"{path}={value!r}: must be {describe(options)}")
+
+
+def describe(options: typing.Iterable[Any]) -> str:
+    """The types in words."""
+    words = {float: "a number", int: "an integer", str: "text", bool: "true or false", type(None): "null"}
+    return " or ".join(
+        "one of " + ", ".join(map(str, typing.get_args(option)))
+        if typing.get_origin(option) is Literal
+        else "a list"
+        if typing.get_origin(option) is list
+        else words.get(option, str(option))
+        for option in options
+    )

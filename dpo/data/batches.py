@@ -1,0 +1,92 @@
+"""Token pairs laid out for a model, grouped so that little of a batch is padding, in a seeded order.
+
+Shapes: B pairs, R = 2B rows, T tokens of a row, C completion tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dpo.data.tokens import TokenPair
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs as R = 2B right-padded rows: row i is pair i with its chosen answer, row B + i with its rejected.
+
+    ids_RT        token ids, `pad_id` past a row's end
+    mask_RT       True on real tokens
+    completion_RT True on completion tokens (EOS included)
+    length_R      completion tokens of a row
+    pair_B        each pair's position in the list the batch was made from
+    """
+
+    ids_RT: Tensor
+    mask_RT: Tensor
+    completion_RT: Tensor
+    length_R: Tensor
+    pair_B: Tensor
+
+    def to(self, device: torch.device) -> PairBatch:
+        """The same batch on another device (pair_B stays: it only indexes lists)."""
+        return replace(
+            self,
+            ids_RT=self.ids_RT.to(device),
+            mask_RT=self.mask_RT.to(device),
+            completion_RT=self.completion_RT.to(device),
+            length_R=self.length_R.to(device),
+        )
+
+
+def collate(pairs: Sequence[TokenPair], indices: Sequence[int], pad_id: int) -> PairBatch:
+    """Lay out pairs[i] for i in indices as padded rows."""
+    sides = [(pairs[i].prompt_ids, pairs[i].chosen_ids) for i in indices]
+    sides += [(pairs[i].prompt_ids, pairs[i].rejected_ids) for i in indices]
+    width = max(len(prompt) + len(answer) for prompt, answer in sides)
+    ids_RT = torch.full((len(sides), width), pad_id, dtype=torch.long)
+    mask_RT = torch.zeros((len(sides), width), dtype=torch.bool)
+    completion_RT = torch.zeros_like(mask_RT)
+    for row, (prompt, answer) in enumerate(sides):
+        end = len(prompt) + len(answer)
+        ids_RT[row, :end] = torch.tensor(prompt + answer, dtype=torch.long)
+        mask_RT[row, :end] = True
+        completion_RT[row, len(prompt) : end] = True
+    return PairBatch(ids_RT, mask_RT, completion_RT, completion_RT.sum(1), torch.tensor(list(indices)))
+
+
+def micro_batches(pairs: Sequence[TokenPair], indices: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Split `indices` into groups of similar length whose padded rows hold at most `token_budget` tokens.
+
+    A pair longer than the budget is a group of its own. The grouping changes speed and memory, and
+    results by no more than rounding.
+    """
+    by_length = sorted(indices, key=lambda i: (row_length(pairs[i]), i))
+    groups: list[list[int]] = []
+    for i in by_length:
+        if groups and 2 * (len(groups[-1]) + 1) * row_length(pairs[i]) <= token_budget:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def row_length(pair: TokenPair) -> int:
+    """Tokens of the pair's longer row."""
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+
+def step_indices(n_pairs: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Pairs of optimizer step `step` (from 1): consecutive slices of one seeded permutation per epoch.
+
+    The last slice of an epoch may be smaller. A function of its arguments alone, so a resumed run
+    meets the same batches.
+    """
+    per_epoch = -(-n_pairs // batch_size)
+    epoch, slot = divmod(step - 1, per_epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    order = torch.randperm(n_pairs, generator=generator).tolist()
+    return order[slot * batch_size : (slot + 1) * batch_size]

@@ -1,0 +1,45 @@
+"""Sets of whole conversations in chat messages whose last turn differs: Tulu-style mixtures and UltraFeedback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dpo.data.published import Draft, Published, column, conversation, last_turns
+from dpo.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Conversations(Published):
+    """Rows with columns chosen and rejected, each a list of {"role", "content"} messages, system turns included.
+
+    The prompt is every turn but the last. Rows are dropped, and counted, where the histories differ
+    (prompt_differs), the last turn is not the assistant's (not_assistant) or is empty (empty_chosen,
+    empty_rejected), or nothing comes before it (empty_prompt).
+    """
+
+    def draft(self, row: dict[str, Any], where: str) -> Draft:
+        return last_turns(conversation(row, "chosen", where), conversation(row, "rejected", where))
+
+
+@dataclass(frozen=True)
+class UltraFeedback(Conversations):
+    """UltraFeedback binarized (Cui et al. 2023, arXiv:2310.01377; Tunstall et al. 2023, arXiv:2310.16944).
+
+    As `Conversations`, with columns score_chosen and score_rejected: rows whose scores differ by less than
+    `min_gap` are dropped, and counted as gap_too_small.
+    """
+
+    min_gap: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.min_gap < 0:
+            raise UsageError(f"dataset.min_gap={self.min_gap}: must be at least 0")
+
+    def draft(self, row: dict[str, Any], where: str) -> Draft:
+        made = super().draft(row, where)
+        if self.min_gap == 0:
+            return made
+        scores = [column(row, name, where, (int, float)) for name in ("score_chosen", "score_rejected")]
+        return replace(made, faults=(*made.faults, "gap_too_small")) if scores[0] - scores[1] < self.min_gap else made

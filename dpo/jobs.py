@@ -1,0 +1,156 @@
+"""One job of a sweep, in whatever process a launcher starts it: found finished, copied, run, or failed and said so."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpo.cache import locked_now
+from dpo.config import Config, parse
+from dpo.console import state
+from dpo.progress import say
+from dpo.provenance import differences
+from dpo.records import RunDir
+from dpo.sweep import Job
+
+LISTENERS: list[Callable[[], None]] = []
+"""Called in this process whenever a job of it has ended; a process that a launcher started has none."""
+
+
+def place(folder: Path, job: Job) -> RunDir:
+    """The directory of a job in a sweep's folder: that of its id where there is one, whatever it is called."""
+    found = sorted(folder.glob(f"*-{job.id}"))
+    return RunDir(found[0] if found else folder / f"{job.name or 'run'}-{job.id}")
+
+
+def lock_of(folder: Path, job: Job) -> Path:
+    """Held while any process works on a job's id, for whichever sweep of the output root."""
+    return folder.parent / ".locks" / job.id
+
+
+def changes(run: RunDir, job: Job) -> list[str]:
+    """What changed in code and data since this run was made; nothing for a run that has made no row yet."""
+    if not run.metrics.exists() or not (run.path / "provenance.json").exists():
+        return []
+    return differences(run.read("provenance"), job.plain["dataset"])
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a launcher calls with `settings.job`, the number of a job. Plain data, so that it travels to other machines.
+
+    `stop` leaves jobs alone once one has failed; `threads` is the number of CPU threads for runs that leave it open.
+    """
+
+    folder: Path
+    jobs: Sequence[Job]
+    stop: bool
+    threads: int | None
+
+    def __call__(self, settings: Any) -> None:
+        job = self.jobs[settings.job]
+        if self.stop and any(place(self.folder, other).status()["state"] == "failed" for other in self.jobs):
+            return
+        with locked_now(lock_of(self.folder, job)) as free:
+            if free:
+                self.work(job)
+
+    def work(self, job: Job) -> None:
+        """Leave the job's directory done or failed; only an interruption gets out."""
+        import torch
+
+        from dpo.run import default_threads, run
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        default_threads()  # remembered before any run sets its own
+        directory, config = place(self.folder, job), parse(job.plain)
+        try:
+            if directory.status()["state"] != "done" and not copied(config, directory, job):
+                run(config, directory)
+                draw(directory)
+        except Exception as error:
+            if directory.status()["state"] != "failed":  # wrong input leaves nothing behind: a sweep keeps a row of it
+                directory.create()
+                text = f"{type(error).__name__}: {error}"
+                directory.set_status("failed", error=text, traceback=traceback.format_exc())
+        finally:
+            for listener in LISTENERS:
+                listener()
+            gc.collect()
+            gc.freeze()  # what lives on (modules, shared weights) is not looked through again after each job
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def draw(directory: RunDir) -> None:
+    """The reward curves; a picture that fails is no reason to call a run failed."""
+    from dpo.results.figures import save_reward_curves
+
+    try:
+        save_reward_curves(directory)
+    except Exception as error:
+        say(f"{directory.path.name}: no curves ({error})")
+
+
+def twin(directory: RunDir, job: Job) -> RunDir | None:
+    """The same run, finished by the same code and data, in another folder of the output root."""
+    root = directory.path.parents[1]
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for path in sorted(folder.glob(f"*-{job.id}")):
+            other = RunDir(path)
+            if path != directory.path and state(other) == "done" and not changes(other, job):
+                return other
+    return None
+
+
+def copied(config: Config, directory: RunDir, job: Job) -> bool:
+    """Whether the run was finished under another name already: its files are then linked (or copied) from there."""
+    other = twin(directory, job) if directory.path.parents[1].is_dir() else None
+    if other is None:
+        return False
+    unfinished = directory.path.with_name(f".{directory.path.name}.copying")
+    for left in (unfinished, directory.path):
+        shutil.rmtree(left, ignore_errors=True)
+    ignored = shutil.ignore_patterns(".*", "tracker.json", "status.json")
+    shutil.copytree(other.path, unfinished, copy_function=link, ignore=ignored)
+    source = other.path.relative_to(directory.path.parents[1])
+    RunDir(unfinished).set_status("done", copied_from=str(source))
+    os.replace(unfinished, directory.path)
+    say(f"{directory.path.name}: the same run as {source}, finished there; linked, not repeated")
+    mirror(config, directory)
+    return True
+
+
+def link(source: str, target: str) -> None:
+    """A hard link, or a copy where the file system has none; finished files are replaced, never written in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def mirror(config: Config, directory: RunDir) -> None:
+    """Send a finished run's rows to a tracker run of this sweep's own."""
+    from dpo.run import policy_tracker
+
+    tracker = policy_tracker(config, directory)
+    for row in directory.rows(directory.metrics):
+        tracker.log(row)
+    tracker.finish(directory.read("summary")["last"], failed=False)
+
+
+def set_aside(directory: RunDir) -> Path:
+    """Move a run out of the way without losing it; where it is now."""
+    aside = directory.path.parent / ".superseded"
+    aside.mkdir(exist_ok=True)
+    number = sum(1 for path in aside.iterdir() if path.name.startswith(directory.path.name))
+    target = aside / f"{directory.path.name}.{number + 1}"
+    os.replace(directory.path, target)
+    return target

@@ -1,0 +1,196 @@
+"""Log-probabilities of completions: the only place logits exist.
+
+Shapes: B pairs, R = 2B rows (chosen first, then rejected), T tokens, C completion tokens, N completion
+tokens of the whole batch, V vocabulary. Log-probs are in nats, float32 whatever the weights' dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dpo.data.batches import PairBatch
+
+NO_NEEDS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Summed completion log-probs of B pairs in nats, EOS included, and the completions' token counts.
+
+    What a loss asks for beyond sums (`Loss.needs`) is a field of its own, None where nobody asked:
+    *_shared_B       "shared": sums over the first min(n_c, n_r) tokens of each answer
+    *_alignment_B    "wpo": means over tokens of log p(token) - log sum_v p(v)^2, without graph
+    *_kl_B           "token_kl": sums over tokens of KL(reference || policy) over the whole vocabulary
+    *_entropy_B      "token_facts": sums over tokens of the policy's entropy in nats, without graph
+    *_top_B          "token_facts": how many tokens are the policy's most likely ones, without graph
+    mismatched_B     "mismatched": mean log-prob of the two answers of another pair, without graph
+    mean_chosen_len  "token_mean": chosen tokens per pair in the whole batch; None: these pairs are the whole batch
+    reward_mean      "reward_mean": running mean of the rewards before this batch; None: 0
+    """
+
+    chosen_B: Tensor
+    rejected_B: Tensor
+    chosen_len_B: Tensor
+    rejected_len_B: Tensor
+    chosen_shared_B: Tensor | None = None
+    rejected_shared_B: Tensor | None = None
+    chosen_alignment_B: Tensor | None = None
+    rejected_alignment_B: Tensor | None = None
+    chosen_kl_B: Tensor | None = None
+    rejected_kl_B: Tensor | None = None
+    chosen_entropy_B: Tensor | None = None
+    rejected_entropy_B: Tensor | None = None
+    chosen_top_B: Tensor | None = None
+    rejected_top_B: Tensor | None = None
+    mismatched_B: Tensor | None = None
+    mean_chosen_len: Tensor | None = None
+    reward_mean: Tensor | None = None
+
+    @staticmethod
+    def from_tokens(logp_RC: Tensor, length_R: Tensor, needs: frozenset[str] = NO_NEEDS) -> PairLogps:
+        """Sum token log-probs (zero past a row's length) over the rows of both sides."""
+        chosen_B, rejected_B = logp_RC.sum(1).chunk(2)
+        chosen_len_B, rejected_len_B = length_R.chunk(2)
+        sums = PairLogps(chosen_B, rejected_B, chosen_len_B, rejected_len_B)
+        if "shared" not in needs:
+            return sums
+        shared_R = torch.minimum(chosen_len_B, rejected_len_B).repeat(2)
+        within_RC = torch.arange(logp_RC.shape[1], device=logp_RC.device) < shared_R[:, None]
+        chosen_shared_B, rejected_shared_B = (logp_RC * within_RC).sum(1).chunk(2)
+        return replace(sums, chosen_shared_B=chosen_shared_B, rejected_shared_B=rejected_shared_B)
+
+    @staticmethod
+    def concat(parts: Sequence[PairLogps]) -> PairLogps:
+        """The pairs of several batches in one, in their order; facts of the whole batch are the first part's."""
+        merged: dict[str, Tensor | None] = {}
+        for f in fields(PairLogps):
+            column = [getattr(part, f.name) for part in parts]
+            merged[f.name] = torch.cat(column) if column[0] is not None and column[0].dim() else column[0]
+        return PairLogps(**merged)  # type: ignore[arg-type]
+
+    def detach(self) -> PairLogps:
+        """The same numbers without their graph."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.detach() for name, t in tensors.items() if t is not None})
+
+    def double(self) -> PairLogps:
+        """The same numbers in float64 on the CPU, so that what is computed from them can be repeated exactly."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: t.double().cpu() for name, t in tensors.items() if isinstance(t, Tensor)})
+
+
+class Scorer(nn.Module):
+    """A causal language model as a scoring module: batch in, completion token log-probs out.
+
+    One forward per batch, so that a wrapper for many devices can sit around it.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
+        """logp_RC: log-prob of each completion token given all before it, zero past a row's length.
+
+        With `needs` a stack (K, R, C): the log-probs first, then for "wpo" log sum_v p(v)^2 (no graph), then
+        for "token_kl" KL(reference || policy), where reference_NV are the reference's logits, then for
+        "token_facts" the distribution's entropy, and 1 where the token is its argmax (no graph).
+        """
+        logits_NV = self.logits(batch)
+        logp_RC = token_logps(logits_NV, batch)
+        more = []
+        if "wpo" in needs:
+            more.append(log_collision(logits_NV))
+        if "token_kl" in needs:
+            assert reference_NV is not None, "token_kl needs the reference's logits"
+            more.append(kl_from(reference_NV, logits_NV))
+        if "token_facts" in needs:
+            more += entropy_and_top(logits_NV, batch.ids_RT[batch.completion_RT])
+        return torch.stack([logp_RC, *(pad_rows(x_N, batch.length_R) for x_N in more)]) if more else logp_RC
+
+    def logits(self, batch: PairBatch) -> Tensor:
+        """logits_NV at the positions that predict a completion token, in the model's own dtype.
+
+        A hook narrows the head's input to those positions, so logits have shape (1, N, V) and the
+        architecture's own scaling or soft-capping still applies.
+        """
+        predicts_RT = torch.zeros_like(batch.completion_RT)
+        predicts_RT[:, :-1] = batch.completion_RT[:, 1:]
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, args: (args[0][predicts_RT].unsqueeze(0), *args[1:]))
+        try:
+            out = self.model(input_ids=batch.ids_RT, attention_mask=batch.mask_RT, use_cache=False)
+        finally:
+            hook.remove()
+        return out.logits[0]
+
+
+def token_logps(logits_NV: Tensor, batch: PairBatch) -> Tensor:
+    """logp_RC of a batch's completion tokens under the logits that predict them."""
+    logp_N = -F.cross_entropy(logits_NV.float(), batch.ids_RT[batch.completion_RT], reduction="none")
+    return pad_rows(logp_N, batch.length_R)
+
+
+@torch.no_grad()
+def log_collision(logits_NV: Tensor) -> Tensor:
+    """log sum_v p(v)^2, shape (N,): how likely two draws from each distribution are the same token, in nats."""
+    logits_NV = logits_NV.float()
+    return (2 * logits_NV).logsumexp(-1) - 2 * logits_NV.logsumexp(-1)
+
+
+def kl_from(reference_NV: Tensor, logits_NV: Tensor) -> Tensor:
+    """KL(reference || policy) of each distribution in nats, shape (N,), with the policy's graph.
+
+    Where one model pads its vocabulary further than the other, both are cut to the shorter one.
+    """
+    width = min(reference_NV.shape[-1], logits_NV.shape[-1])
+    reference_NV = reference_NV[:, :width].float().log_softmax(-1)
+    return (reference_NV.exp() * (reference_NV - logits_NV[:, :width].float().log_softmax(-1))).sum(-1)
+
+
+@torch.no_grad()
+def entropy_and_top(logits_NV: Tensor, ids_N: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """(entropy_N in nats, top_N): 1 where the token is the argmax; `chunk` positions at a time bound the memory."""
+    entropies, tops = [], []
+    for logits_nV, ids_n in zip(logits_NV.split(chunk), ids_N.split(chunk), strict=True):
+        logp_nV = logits_nV.float().log_softmax(-1)
+        p_nV = logp_nV.exp()
+        entropies.append(-torch.xlogy(p_nV, p_nV).sum(-1))  # 0 where p underflows, unlike p * log p
+        tops.append((logp_nV.argmax(-1) == ids_n).float())
+    return torch.cat(entropies), torch.cat(tops)
+
+
+def pad_rows(flat_N: Tensor, length_R: Tensor) -> Tensor:
+    """Rows of the given lengths, laid end to end in `flat_N`, as a zero-padded (R, C) tensor."""
+    width = int(length_R.max())
+    mask_RC = torch.arange(width, device=flat_N.device) < length_R[:, None]
+    return flat_N.new_zeros(mask_RC.shape).masked_scatter(mask_RC, flat_N)
+
+
+def score(
+    scorer: nn.Module, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None
+) -> PairLogps:
+    """Log-probs of a batch under the module, with their graph when grad is on, and what `needs` asks of one model."""
+    wanted = needs & {"wpo", "token_kl", "token_facts"}
+    if not wanted:
+        return PairLogps.from_tokens(scorer(batch), batch.length_R, needs)
+    logp_RC, *more = scorer(batch, wanted, reference_NV)
+    policy = PairLogps.from_tokens(logp_RC, batch.length_R, needs)
+    if "wpo" in wanted:
+        mean_R = (logp_RC - more.pop(0)).detach().sum(1) / batch.length_R
+        chosen_B, rejected_B = mean_R.chunk(2)
+        policy = replace(policy, chosen_alignment_B=chosen_B, rejected_alignment_B=rejected_B)
+    if "token_kl" in wanted:
+        chosen_B, rejected_B = more.pop(0).sum(1).chunk(2)
+        policy = replace(policy, chosen_kl_B=chosen_B, rejected_kl_B=rejected_B)
+    if "token_facts" in wanted:
+        for name in ("entropy", "top"):
+            chosen_B, rejected_B = more.pop(0).sum(1).chunk(2)
+            policy = replace(policy, **{f"chosen_{name}_B": chosen_B, f"rejected_{name}_B": rejected_B})
+    return policy

@@ -1,0 +1,157 @@
+"""What is trained: every weight, the last blocks, or low-rank adapters through peft."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from dpo.errors import UsageError
+
+ROLES = {
+    "qv": (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",)),
+    "qkvo": (
+        ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("qkv_proj", "o_proj"),
+        ("query_key_value", "dense"),
+        ("c_attn", "attn.c_proj"),
+    ),
+}
+"""Module names of a role in the layouts that models use; fused projections carry q, k and v in one."""
+
+
+class Adapter:
+    """How the policy's trainable weights are made from the start. Full copies; LoRA shares the start."""
+
+    shares_start = False
+
+    def attach(self, model: Any, seed: int) -> Any:
+        """The model with exactly its trainable weights requiring gradients; `seed` draws new weights."""
+        raise NotImplementedError
+
+    def disabled(self, model: Any) -> AbstractContextManager[Any]:
+        """Within it the model is the start again (only where `shares_start`)."""
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class Full(Adapter):
+    """Every weight is trained, in float32."""
+
+    def attach(self, model: Any, seed: int) -> Any:
+        return model.float().requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Partial(Adapter):
+    """Only the last `blocks` transformer blocks are trained, in float32."""
+
+    blocks: int
+
+    def attach(self, model: Any, seed: int) -> Any:
+        layers = blocks_of(model)
+        if not 1 <= self.blocks <= len(layers):
+            raise UsageError(f"adapter.blocks={self.blocks}: the model has {len(layers)} blocks; choose 1 to that many")
+        model.requires_grad_(False)
+        for block in layers[-self.blocks :]:
+            block.float().requires_grad_(True)
+        return model
+
+
+@dataclass(frozen=True)
+class Lora(Adapter):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), or DoRA (arXiv:2402.09353) with `dora`.
+
+    target  a role (qv, qkvo, all_linear) or module names, comma-separated
+    layers  "all", or "last_half" for the later half of the blocks
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    target: str
+    layers: str
+    dora: bool
+
+    shares_start = True
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or self.alpha <= 0:
+            raise UsageError(f"adapter.r={self.r} and adapter.alpha={self.alpha}: both must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"adapter.dropout={self.dropout}: must be at least 0 and below 1")
+        if self.layers not in ("all", "last_half"):
+            raise UsageError(f"adapter.layers={self.layers}: must be all or last_half")
+
+    def attach(self, model: Any, seed: int) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        depth = len(blocks_of(model))
+        chosen_layers = list(range(depth // 2, depth)) if self.layers == "last_half" else None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            config = LoraConfig(
+                r=self.r,
+                lora_alpha=self.alpha,  # type: ignore[arg-type]
+                lora_dropout=self.dropout,
+                target_modules=self._modules(model),
+                layers_to_transform=chosen_layers,
+                use_dora=self.dora,
+                # a reward model has no language-model head; peft trains and saves the head it has instead
+                task_type="CAUSAL_LM" if model.get_output_embeddings() is not None else "SEQ_CLS",
+            )
+            try:
+                return get_peft_model(model, config)
+            except ValueError as error:
+                raise UsageError(f"adapter.target={self.target}: {str(error).splitlines()[0]}") from error
+
+    def disabled(self, model: Any) -> AbstractContextManager[Any]:
+        return model.disable_adapter()
+
+    def _modules(self, model: nn.Module) -> list[str]:
+        if self.target == "all_linear":
+            return sorted(
+                {
+                    name.rsplit(".", 1)[-1]
+                    for block in blocks_of(model)
+                    for name, module in block.named_modules()
+                    if isinstance(module, (nn.Linear, Conv1D))
+                }
+            )
+        names = [name for name, _ in model.named_modules()]
+        if self.target not in ROLES:
+            return [name.strip() for name in self.target.split(",")]
+        for layout in ROLES[self.target]:
+            if all(any(name.endswith(f".{wanted}") for name in names) for wanted in layout):
+                return list(layout)
+        raise UsageError(f"adapter.target={self.target}: unknown layout; name the modules, such as q_proj,v_proj")
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The list of transformer blocks: the longest ModuleList of the model."""
+    return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Evaluation mode but for the adapters' own dropout: a model's built-in dropout would add noise to log-ratios."""
+    model.eval()
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] == "lora_dropout" or ".lora_dropout." in name:
+            module.train()
+
+
+def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained tensors by name, on the CPU."""
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def restore(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Put a `trainable_state` back in place."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state.items():
+            parameters[name].copy_(tensor)

@@ -1,0 +1,59 @@
+"""Plain language-model training on (prompt, completion) ids: the embedded base and the SFT stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from dpo.progress import bar
+
+Example = tuple[Sequence[int], Sequence[int]]
+
+
+def fit(
+    model: Any, examples: Sequence[Example], steps: int, batch_size: int, lr: float, seed: int, pad_id: int, title: str
+) -> None:
+    """Train `model` in place: mean cross-entropy over the completion tokens of each batch.
+
+    AdamW, a short warm-up, then cosine to a tenth of `lr` (1/step). Batches are slices of seeded
+    permutations. `examples` hold prompt and completion ids; an empty prompt trains on every token but the first.
+    """
+    device = next(model.parameters()).device
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+    warmup = max(1, min(50, steps // 10))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: min(1.0, (i + 1) / warmup) * (0.1 + 0.45 * (1 + math.cos(math.pi * i / steps)))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    for _ in bar(range(steps), title, "step"):
+        while len(order) < batch_size:
+            order += torch.randperm(len(examples), generator=generator).tolist()
+        batch, order = order[:batch_size], order[batch_size:]
+        ids_RT, mask_RT, target_RT = padded([examples[i] for i in batch], pad_id)
+        logits = model(input_ids=ids_RT.to(device), attention_mask=mask_RT.to(device), use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target_RT[:, 1:].flatten().to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def padded(examples: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids, mask, targets) of right-padded rows; targets are -100 outside the completions."""
+    width = max(len(prompt) + len(completion) for prompt, completion in examples)
+    ids_RT = torch.full((len(examples), width), pad_id)
+    mask_RT = torch.zeros((len(examples), width), dtype=torch.bool)
+    target_RT = torch.full((len(examples), width), -100)
+    for row, (prompt, completion) in enumerate(examples):
+        end = len(prompt) + len(completion)
+        ids_RT[row, :end] = torch.tensor([*prompt, *completion])
+        mask_RT[row, :end] = True
+        target_RT[row, len(prompt) : end] = torch.tensor(list(completion))
+    return ids_RT, mask_RT, target_RT

@@ -1,0 +1,167 @@
+"""Any causal language model of transformers, by hub id or local folder."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+
+from dpo.errors import UsageError, check_folder
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HINT = "model.path (or reference.path) needs a hub id within reach or a folder with weights and tokenizer"
+NOT_IDENTITY = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A hub id or local folder, with how to load it. `path` may be a saved adapter: it is merged into its base.
+
+    `chat_template` is a Jinja file used in place of the tokenizer's own template; None keeps the own.
+    """
+
+    path: str
+    revision: str | None
+    dtype: str
+    attention: str
+    trust_remote_code: bool
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        check_folder("model.path", self.path)
+        check_loading(self.dtype, self.attention)
+
+    def folder(self, cache: Path) -> str:
+        """Where the weights are: the path itself."""
+        return self.path
+
+    def identity(self, cache: Path) -> list[str]:
+        """What tells these weights from others without reading them: a folder's files by size and time."""
+        folder = Path(self.path).expanduser()
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        stats = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+        return [self.path, str(self.revision), self.dtype, *stats]
+
+    def tokenizer(self, cache: Path) -> Any:
+        """The model's tokenizer, ready to use (with a pad token)."""
+        return with_template(load_tokenizer(self.path, self.revision, self.trust_remote_code), self.chat_template)
+
+
+def check_loading(dtype: str, attention: str) -> None:
+    """Raise UsageError for a dtype or attention that cannot be asked for."""
+    if dtype not in DTYPES:
+        raise UsageError(f"model.dtype={dtype}: must be one of {', '.join(DTYPES)}")
+    if attention not in ("sdpa", "eager", "flash_attention_2", "flex_attention"):
+        raise UsageError(f"model.attention={attention}: must be sdpa, eager, flash_attention_2 or flex_attention")
+
+
+def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A fast tokenizer with EOS and pad; raises UsageError in one line where the folder has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=not hub_in_reach(path)
+        )
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, TypeError alike
+        raise UsageError(f"no tokenizer could be loaded from {path}: {first_line(error)}; {HINT}") from error
+    if not len(tokenizer) or not tokenizer("a", add_special_tokens=False).input_ids:
+        raise UsageError(f"no tokenizer could be loaded from {path}: its vocabulary is empty; {HINT}")
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"the tokenizer of {path} has no end-of-sequence token; set one in its files")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def with_template(tokenizer: Any, path: str | None) -> Any:
+    """The tokenizer under the chat template of a file; as it is for None."""
+    if path is not None:
+        try:
+            tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"model.chat_template={path}: cannot be read ({error}); give a Jinja file") from error
+    return tokenizer
+
+
+def load_model(
+    path: str,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The model in evaluation mode; an adapter folder comes merged into its base."""
+    from transformers import AutoModelForCausalLM
+
+    options = {
+        "revision": revision,
+        "dtype": DTYPES[dtype],
+        "attn_implementation": attention,
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": not hub_in_reach(path),
+    }
+    try:
+        if (Path(path) / "adapter_config.json").is_file():
+            from peft import AutoPeftModelForCausalLM
+
+            return AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload().eval()
+        return AutoModelForCausalLM.from_pretrained(path, **options).eval()
+    except Exception as error:
+        raise UsageError(f"no model could be loaded from {path}: {first_line(error)}; {HINT}") from error
+
+
+@functools.cache
+def hub_in_reach(path: str) -> bool:
+    """False where `path` is a folder, or the hub's host cannot be connected to within five seconds.
+
+    Without it every file of a model is asked for with half a minute of retries. Behind a proxy nothing is tried.
+    """
+    if Path(path).expanduser().is_dir():
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 of a model's architecture and weights; an attached adapter does not count.
+
+    Equal for a base by itself and the same base under an adapter, whatever the device.
+    """
+    digest = hashlib.sha256()
+    config = {k: v for k, v in model.config.to_dict().items() if k not in NOT_IDENTITY}  # type: ignore[operator, union-attr]
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(base_tensors(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """State of the model without its adapter, under the names it has without one."""
+    state = model.state_dict()
+    return {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
+        for name, tensor in state.items()
+        if "lora_" not in name
+    }

@@ -1,0 +1,84 @@
+"""The stage before DPO: supervised fine-tuning whose result is the start, and so the reference, of every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpo.cache import build_once, key
+from dpo.data.tokens import TokenPair, content_hash
+from dpo.errors import UsageError
+from dpo.models.adapters import Lora
+from dpo.models.fit import Example, fit
+from dpo.models.pretrained import load_model
+
+
+class Stage:
+    """`start(...)` returns the folder of the weights that DPO starts from."""
+
+    def start(self, base: Any, pairs: Sequence[TokenPair], tokenizer: Any, cache: Path, device: torch.device) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NoSft(Stage):
+    """DPO starts from the base itself."""
+
+    def start(self, base: Any, pairs: Sequence[TokenPair], tokenizer: Any, cache: Path, device: torch.device) -> str:
+        return base.folder(cache)
+
+
+@dataclass(frozen=True)
+class Sft(Stage):
+    """Train on the answers of the unperturbed training pairs: the chosen ones, or both sides alike.
+
+    `side` is "chosen" or "both"; `lora_r` null trains every weight, a number trains adapters of that rank on
+    all linear layers and merges them. Its seed is its own: a run's seed, beta and loss never reach it.
+    """
+
+    side: str
+    epochs: int
+    lr: float
+    batch_size: int
+    lora_r: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.side not in ("chosen", "both"):
+            raise UsageError(f"sft.side={self.side}: must be chosen or both")
+        if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
+            raise UsageError(
+                f"sft.epochs={self.epochs}, sft.batch_size={self.batch_size}, sft.lr={self.lr}: all must be above 0"
+            )
+
+    def start(self, base: Any, pairs: Sequence[TokenPair], tokenizer: Any, cache: Path, device: torch.device) -> str:
+        folder = base.folder(cache)
+        identity = (base.identity(cache), asdict(self), content_hash(pairs))
+        path = cache / "models" / f"sft-{key(*identity)}"
+        build_once(path, lambda unfinished: self._train(base, folder, pairs, tokenizer, device, unfinished))
+        return str(path)
+
+    def _train(
+        self, base: Any, folder: str, pairs: Sequence[TokenPair], tokenizer: Any, device: torch.device, path: Path
+    ) -> None:
+        examples: list[Example] = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+        if self.side == "both":
+            examples += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
+        model = load_model(folder, "float32", base.attention, base.revision, base.trust_remote_code).to(device)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            if self.lora_r is None:
+                model.requires_grad_(True)
+            else:
+                model = Lora(self.lora_r, 2 * self.lora_r, 0.0, "all_linear", "all", False).attach(model, self.seed)
+            steps = -(-len(examples) * self.epochs // self.batch_size)
+            title = f"supervised fine-tuning on {self.side} answers"
+            fit(model, examples, steps, self.batch_size, self.lr, self.seed, tokenizer.pad_token_id, title)
+        if self.lora_r is not None:
+            model = model.merge_and_unload()
+        model.to(dtype=torch.bfloat16 if base.dtype == "bfloat16" else torch.float32).save_pretrained(path)
+        tokenizer.save_pretrained(path)

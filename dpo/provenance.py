@@ -1,0 +1,113 @@
+"""Where a run's numbers come from: code, versions, device, and hashes of data, model and reference."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("dpo-lab", "torch", "transformers", "peft", "tokenizers", "hydra-core", "wandb")
+NOT_IN_RESULTS = (
+    "__main__.py",
+    "console.py",
+    "jobs.py",
+    "launch.py",
+    "naming.py",
+    "plan.py",
+    "posthoc.py",
+    "progress.py",
+    "reproduce.py",
+    "results",
+    "reward.py",
+    "score.py",
+    "status.py",
+    "sweep.py",
+    "tracking",
+    "shared.py",
+    "wandb_sweeps.py",
+)
+"""Rooms of the package that only start runs or look at them; conf/ and sweeps/ speak through the configuration."""
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Commit and hash of the uncommitted diff (null outside a checkout), versions, device model. No host name."""
+    commit = git("rev-parse", "HEAD")
+    diff = git("diff", "HEAD")
+    return {
+        "commit": commit,
+        "diff_hash": hashlib.sha256(diff.encode()).hexdigest()[:16] if commit and diff else None,
+        "python": platform.python_version(),
+        "versions": {name: installed(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@functools.cache
+def code() -> dict[str, str]:
+    """Hash of every file of the package that a run's numbers can depend on, by its path."""
+    package = Path(__file__).parent
+    return {
+        path.relative_to(package).as_posix(): short_hash(path)
+        for path in sorted(package.rglob("*"))
+        if path.suffix in (".py", ".jsonl", ".txt") and path.relative_to(package).parts[0] not in NOT_IN_RESULTS
+    }
+
+
+def data_files(dataset: dict[str, Any]) -> dict[str, str]:
+    """Hash of every file that a data set's settings name."""
+    paths = [Path(value).expanduser() for value in dataset.values() if isinstance(value, str)]
+    return {str(path): short_hash(path) for path in paths if path.is_file()}
+
+
+def differences(made_by: dict[str, Any], dataset: dict[str, Any]) -> list[str]:
+    """What changed in code and data since a run recorded `made_by` in its provenance: file names with what happened."""
+    said: list[str] = []
+    if "code" not in made_by:
+        return said
+    for kind, now in (("code", code()), ("files", data_files(dataset))):
+        then = made_by.get(kind, {})
+        for path in sorted({*then, *now}):
+            if then.get(path) != now.get(path):
+                word = "new" if path not in then else "gone" if path not in now else "changed"
+                said.append(f"{'dpo/' if kind == 'code' else ''}{path} {word}")
+    return said
+
+
+def short_hash(path: Path) -> str:
+    """Twelve hex digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def git(*arguments: str) -> str | None:
+    """Output of a git command on the checkout that holds this package, or None."""
+    try:
+        folder = Path(__file__).parent
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def processor() -> str:
+    """The CPU's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

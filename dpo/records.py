@@ -1,0 +1,208 @@
+"""The run directory: every path of it, written and read here only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpo.errors import UsageError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text or nothing: a temporary file beside `path`, synced, then renamed."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON, atomically."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON of a file that must exist."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """outputs/<sweep>/<run>/ and everything in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration; `dpo train --config-dir DIR --config-name run` runs it again."""
+        return self.path / "run.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON row per optimizer step and per evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """This run's answers to fixed prompts."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def compare(self) -> Path:
+        """Base, SFT and DPO answers side by side."""
+        return self.path / "compare.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The four reward curves as a picture."""
+        return self.path / "curves.svg"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Trained weights, tokenizer and, while unfinished, what a resume needs."""
+        return self.path / "checkpoint"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains this run."""
+        return self.path / ".lock"
+
+    def pairs(self, step: int) -> Path:
+        """A row per evaluation pair at `step`."""
+        return self.path / "pairs" / f"step_{step}.parquet"
+
+    def create(self) -> None:
+        """Make the directory; raises UsageError where that is not allowed."""
+        try:
+            (self.path / "pairs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"output_root: cannot write {self.path} ({error.strerror}); choose another") from error
+
+    def status(self) -> dict[str, Any]:
+        """The content of status.json; state "pending" where there is none."""
+        path = self.path / "status.json"
+        return read_json(path) if path.exists() else {"state": "pending"}
+
+    def set_status(self, state: str, **more: Any) -> None:
+        """pending, running, done or failed, with what else belongs to it."""
+        write_json(self.path / "status.json", {"state": state, **more})
+
+    def write(self, name: str, value: Any) -> None:
+        """provenance, audit, summary or tracker as <name>.json."""
+        write_json(self.path / f"{name}.json", value)
+
+    def read(self, name: str) -> Any:
+        """The value of <name>.json; raises UsageError where the run has none."""
+        path = self.path / f"{name}.json"
+        if not path.exists():
+            raise UsageError(f"{path}: no such file; is this a run directory, and is the run finished?")
+        return read_json(path)
+
+    def attempts(self) -> list[str]:
+        """Tracker ids of this run's attempts so far, oldest first."""
+        path = self.path / "tracker.json"
+        return list(read_json(path)["attempts"]) if path.exists() else []
+
+    @property
+    def kind(self) -> str:
+        """What was trained: policy, or reward for a reward model."""
+        path = self.path / "provenance.json"
+        return str(read_json(path).get("kind", "policy")) if path.exists() else "policy"
+
+    def append(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+        """Rows at the end of a JSONL file, on disk when this returns."""
+        with path.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+
+    def rows(self, path: Path) -> Iterator[dict[str, Any]]:
+        """The rows of a JSONL file; a last line cut off by a kill does not count."""
+        if not path.exists():
+            return
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield json.loads(line)
+
+    def last_rows(self, path: Path, size: int = 65536) -> list[dict[str, Any]]:
+        """The rows in about the last `size` bytes of a JSONL file: enough to see how a run stands while it grows."""
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - size))
+            lines = file.read().split(b"\n")
+        return [json.loads(line) for line in lines[(1 if end > size else 0) : -1]]
+
+    @property
+    def checkpoint_step(self) -> int | None:
+        """The step an unfinished run can resume from, or None."""
+        path = self.checkpoint / "step.json"
+        return int(read_json(path)["step"]) if path.exists() else None
+
+    def kept_rows(self) -> list[dict[str, Any]]:
+        """The metric rows that a resume keeps: none without a checkpoint to resume from."""
+        self.recover()
+        step = self.checkpoint_step
+        return [] if step is None else [row for row in self.rows(self.metrics) if row["step"] <= step]
+
+    def write_pairs(self, step: int, columns: dict[str, Any]) -> None:
+        """The per-pair table of an evaluation, atomically."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        unfinished = self.path / "pairs" / f".step_{step}"
+        pq.write_table(pa.table(columns), unfinished)
+        os.replace(unfinished, self.pairs(step))
+
+    def read_pairs(self, step: int) -> dict[str, list[Any]]:
+        """The columns of `write_pairs`."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.pairs(step)).to_pydict()
+
+    def saved_steps(self) -> list[int]:
+        """Steps that have a per-pair table, in order."""
+        return sorted(int(p.stem.removeprefix("step_")) for p in (self.path / "pairs").glob("step_*.parquet"))
+
+    def replace_checkpoint(self, unfinished: Path) -> None:
+        """Put a complete folder in the checkpoint's place; a kill in between leaves the old or the new one."""
+        old = self.path / ".checkpoint.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.checkpoint.exists():
+            os.replace(self.checkpoint, old)
+        os.replace(unfinished, self.checkpoint)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def recover(self) -> None:
+        """After a kill: bring back a checkpoint that was being replaced."""
+        old = self.path / ".checkpoint.old"
+        if old.exists() and not self.checkpoint.exists():
+            os.replace(old, self.checkpoint)
+
+    def cut(self, last_step: int) -> None:
+        """Drop every row and table past `last_step` (all of them for -1): a resume starts there."""
+        for path in (self.metrics, self.samples):
+            kept = [row for row in self.rows(path) if row["step"] <= last_step]
+            if path.exists():
+                write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        for step in self.saved_steps():
+            if step > last_step:
+                self.pairs(step).unlink()
+
+
+def find_runs(root: Path) -> list[RunDir]:
+    """Every run directory at or below `root`, by name; a directory is a run when it has a status.json.
+
+    What a folder with a leading dot holds was set aside or is being copied, and does not count.
+    """
+    found = sorted(root.rglob("status.json"))
+    return [RunDir(p.parent) for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts)]

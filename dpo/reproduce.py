@@ -1,0 +1,41 @@
+"""Run a finished run again from its run.yaml alone and compare every row."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from dpo import reward
+from dpo.config import parse_file
+from dpo.errors import UsageError
+from dpo.records import RunDir
+from dpo.run import run
+
+
+def reproduce(path: Path, into: Path | None) -> int:
+    """0 where all metric rows but their wall-clock values are equal bit for bit, else 1 and the first that differs."""
+    first = RunDir(path)
+    if first.status()["state"] != "done":
+        raise UsageError(f"{path}: no finished run here; only a finished run can be reproduced")
+    with tempfile.TemporaryDirectory() as scratch:
+        config = parse_file(first.config, output_root=str(into or scratch), tracker={"mode": "disabled"})
+        second, _ = (reward.run if first.kind == "reward" else run)(config)
+        pairs = list(zip_longest(rows(first), rows(second)))
+    for number, (old, new) in enumerate(pairs, 1):
+        if old != new:
+            names = [k for k in sorted({*(old or {}), *(new or {})}) if (old or {}).get(k) != (new or {}).get(k)]
+            print(f"row {number} differs in {', '.join(names)}", file=sys.stderr)
+            return 1
+    print(f"{len(pairs)} metric rows, all equal bit for bit", file=sys.stderr)
+    return 0
+
+
+def rows(directory: RunDir) -> list[dict[str, Any]]:
+    """Metric rows without wall-clock values."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in directory.rows(directory.metrics)
+    ]

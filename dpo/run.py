@@ -1,0 +1,323 @@
+"""The one runner: config in, a directory of plain files out. Reads in the order of the method."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpo.audit import prepare_run, write_audit
+from dpo.cache import build_once, key, locked
+from dpo.config import Config, dump, identity
+from dpo.data.pair import Split, check_pairs, warn_overlap
+from dpo.data.tokens import TokenPair, content_hash, render, tokenise
+from dpo.errors import UsageError
+from dpo.evaluate.calibration import table
+from dpo.evaluate.change import margin_change
+from dpo.evaluate.evaluator import Evaluator
+from dpo.evaluate.samples import answer
+from dpo.logps import Scorer
+from dpo.loop import Trainee, total_steps, train
+from dpo.metrics import PairRows, flags
+from dpo.models.pretrained import load_model, load_tokenizer, weights_hash
+from dpo.models.tiny import Tiny
+from dpo.progress import say
+from dpo.provenance import code, data_files, provenance
+from dpo.records import RunDir, read_json, write_atomically, write_json
+from dpo.reference import Reference, check_embeddings, check_vocabulary
+from dpo.shared import own_copy
+from dpo.tracking.files import NoTracker, Recorder, Tracker
+
+
+def run_dir(config: Config) -> RunDir:
+    """The directory of this configuration: its name says what it is, its last part which settings exactly."""
+    return RunDir(
+        Path(config.output_root) / "runs" / f"{group_name(config)}-seed{config.seed}-{identity(config.plain)}"
+    )
+
+
+def group_name(config: Config) -> str:
+    """Data set, loss and beta of a run, for people."""
+    plain = config.plain
+    dataset = plain["dataset"]["_target_"].rsplit(".", 2)[1]
+    loss = plain["loss"]["_target_"].rsplit(".", 1)[1].lower()
+    beta = plain["beta"].get("value")
+    return f"{dataset}-{loss}" + (f"-beta{beta:g}" if beta is not None else "")
+
+
+def run(config: Config, directory: RunDir | None = None) -> tuple[RunDir, bool]:
+    """Train, or finish, or find finished, the run of this configuration; (its directory, whether it was finished).
+
+    A sweep says which `directory` is the run's.
+    """
+    return attempt(config, directory or run_dir(config), execute)
+
+
+def attempt(config: Config, directory: RunDir, execute: Callable[[Config, RunDir], None]) -> tuple[RunDir, bool]:
+    """`execute` in the directory unless it holds a finished run; (the directory, whether it did).
+
+    A failure leaves state "failed" with its traceback and is raised again; wrong input leaves nothing behind.
+    """
+    if directory.status()["state"] == "done":
+        return directory, True
+    directory.create()
+    with locked(directory.lock):
+        if directory.status()["state"] == "done":
+            return directory, True
+        try:
+            directory.set_status("running")
+            write_atomically(directory.config, dump(config.plain))
+            execute(config, directory)
+        except BaseException as error:
+            if isinstance(error, UsageError) and not directory.metrics.exists():
+                shutil.rmtree(directory.path)
+            else:
+                directory.set_status(
+                    "failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
+                )
+            raise
+        directory.set_status("done")
+    return directory, False
+
+
+def execute(config: Config, directory: RunDir) -> None:
+    """The recipe: data, tokens, start, policy, reference, its log-probs, steps, and what came of them."""
+    cache, device = Path(config.cache_root), pick_device(config.train.device)
+    torch.set_num_threads(config.train.threads or default_threads())
+    tokenizer = config.model.tokenizer(cache)
+    check_reference(config, tokenizer)
+    made = prepare_run(config, load_data(config))
+    split, train_pairs, eval_pairs = made.split, made.train, made.evaluation
+    write_audit(directory, made)
+
+    start = sft_start(config, config.model, tokenizer, cache, device)
+    model = config.adapter.attach(load(start, config).to(device), config.seed)
+    reference = make_reference(config, model, start, tokenizer, cache, device)
+    # evaluation measures the distance to the reference whatever the loss; training only where the loss asks
+    needs = config.loss.needs
+    limits = config.train.max_length, tokenizer.pad_token_id, config.train.token_budget, cache
+    stored_train, hits_train = reference.known(train_pairs, needs, *limits)
+    stored_eval, hits_eval = reference.known(eval_pairs, needs | {"reference"}, *limits)
+    hits = [*hits_train, *hits_eval]
+    found = f"{sum(hits)} of {len(hits)} splits found, {len(hits) - sum(hits)} computed"
+    say(f"reference log-probs: {'hit' if all(hits) else 'miss'} ({found})" if hits else "reference: runs live")
+
+    beta = config.beta.over(total_steps(len(train_pairs), config.train))
+    if note := beta.remark(config.plain["loss"]["usual_beta"]):
+        say(f"note: {note}")
+    trainee = Trainee(model, Scorer(model), tokenizer, train_pairs, stored_train, config.loss, beta, config.seed)
+    facts = {
+        "start": str(start),
+        "start_hash": reference.hash if config.reference_is_start else weights_hash(model),
+        "reference_hash": reference.hash,
+        "reference_store": {"hits": sum(hits), "misses": len(hits) - sum(hits)},
+        "train_data_hash": content_hash(train_pairs),
+        "eval_data_hash": content_hash(eval_pairs),
+        "global_batch": config.train.batch_size,
+        "steps": total_steps(len(train_pairs), config.train),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    made_by = {"code": code(), "files": data_files(config.plain["dataset"])}
+    directory.write("provenance", provenance(device) | facts | made_by)
+    tracker = policy_tracker(config, directory)
+    recorder = Recorder(directory, tracker)
+    failed = True
+    try:
+        evaluator = Evaluator(
+            trainee,
+            eval_pairs,
+            stored_eval,
+            reference,
+            config.dataset,
+            split,
+            config.evaluate,
+            config.train,
+            recorder,
+            config.reference_is_start,
+        )
+        train(trainee, config.optim, config.train, recorder, evaluator)
+        reference.prove_frozen()
+        finish(config, directory, trainee, split, start, cache, device)
+        failed = False
+    finally:
+        tracker.finish(directory.read("summary")["last"] if not failed else {}, failed)
+
+
+def load_data(config: Config) -> Split:
+    """The source's pairs, perturbed and checked."""
+    split = config.perturb.apply(config.dataset.load())
+    check_pairs(split.train, "training pairs")
+    check_pairs(split.evaluation, "evaluation pairs")
+    say(f"{len(split.train)} training pairs, {len(split.evaluation)} evaluation pairs")
+    if warning := warn_overlap(split):
+        say(f"warning: {warning}")
+    return split
+
+
+def tokens(pairs: list[Any], tokenizer: Any, config: Config) -> tuple[list[TokenPair], dict[str, int]]:
+    """Token pairs under the run's length limits, with their counts."""
+    t, drop = config.train, config.dataset.drops_long_prompts
+    return tokenise(pairs, tokenizer, t.max_length, t.max_merge_share, drop, Path(config.cache_root))
+
+
+def load(path: str, config: Config) -> Any:
+    """A model from a folder or hub id, loaded the way the run's model is."""
+    base = config.model
+    how = (path, base.dtype, base.attention, base.revision, base.trust_remote_code)
+    return own_copy(key(*how), lambda: load_model(*how))
+
+
+def sft_start(config: Config, base: Any, tokenizer: Any, cache: Path, device: torch.device) -> str:
+    """What DPO starts from: the SFT stage on the data set's own training pairs, before any perturbation."""
+    pairs, _ = tokens(config.dataset.load().train, tokenizer, config)
+    return config.sft.start(base, pairs, tokenizer, cache, device)
+
+
+def check_reference(config: Config, tokenizer: Any) -> None:
+    """Refuse another reference that reads other token ids, before anything is trained."""
+    path, revision = config.reference.path, config.reference.revision
+    if path is not None:
+        check_vocabulary(tokenizer, load_tokenizer(path, revision, config.model.trust_remote_code), path)
+
+
+def make_reference(
+    config: Config, model: Any, start: str, tokenizer: Any, cache: Path, device: torch.device
+) -> Reference:
+    """The start under the disabled adapter where the adapter shares it, else a frozen model of its own."""
+    choice, precision = config.reference, config.train.precision
+    if config.reference_is_start and config.adapter.shares_start:
+        return Reference(model, lambda: config.adapter.disabled(model), precision)
+    if config.reference_is_start:
+        # made like the policy, so that both compute in the very same dtypes
+        twin = config.adapter.attach(load(start, config), config.seed)
+        return Reference(twin.requires_grad_(False).to(device), precision=precision)
+    path = start
+    if choice.path is not None:
+        path = choice.path
+    elif choice.embedded is not None:
+        if not isinstance(config.model, Tiny):
+            raise UsageError(
+                f"reference.embedded={choice.embedded}: needs an embedded model; use reference.path instead"
+            )
+        small = replace(
+            config.model, width=max(32, config.model.width // 64 * 32), layers=max(1, config.model.layers // 2)
+        )
+        path = sft_start(config, small, tokenizer, cache, device)
+    revision = choice.revision if choice.path is not None else config.model.revision
+    base = config.model
+    frozen = load_model(path, base.dtype, base.attention, revision, base.trust_remote_code)
+    check_embeddings(frozen, tokenizer, path)
+    return Reference(frozen.requires_grad_(False).to(device), precision=precision)
+
+
+def policy_tracker(config: Config, directory: RunDir) -> Tracker:
+    """The mirror of a policy's run, grouped with its other seeds."""
+    plain = config.plain
+    axes = {"beta": plain["beta"].get("value"), "loss": plain["loss"]["_target_"].rsplit(".", 1)[1]}
+    return make_tracker(config, directory, f"{group_name(config)}-{identity(plain | {'seed': None})}", axes)
+
+
+def make_tracker(config: Config, directory: RunDir, group: str, axes: dict[str, Any]) -> Tracker:
+    """The mirror the config asks for, fed with the rows a resumed run keeps; `axes` are shown beside the config."""
+    t = config.tracker
+    if t.mode == "disabled":
+        return NoTracker()
+    from dpo.tracking.wandb import WandbTracker
+
+    shown_as = {
+        "name": directory.path.name,
+        "group": t.group or group,
+        "job_type": "train",
+        "tags": [*t.tags, *group.split("-")[:2]],
+    }
+    shown = {
+        "config": config.plain,
+        "run_dir": str(directory.path),
+        "sweep": directory.path.parent.name,
+        "seed": config.seed,
+        **axes,
+        "audit": {k: v for k, v in directory.read("audit").items() if isinstance(v, int | float) or k == "shares"},
+    }
+    kept, attempts = directory.kept_rows(), directory.attempts()
+    root = Path(config.output_root)
+    tracker = WandbTracker(t.mode, t.project, t.entity, t.timeout, root, shown_as, shown, kept, attempts)
+    directory.write("tracker", {"attempts": [*attempts, tracker.id]})
+    return tracker
+
+
+def finish(
+    config: Config, directory: RunDir, trainee: Trainee, split: Split, start: str, cache: Path, device: torch.device
+) -> None:
+    """The finished checkpoint, the answers side by side, and the summary with its flags."""
+    unfinished = directory.path / ".checkpoint.new"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    trainee.model.save_pretrained(unfinished)
+    trainee.tokenizer.save_pretrained(unfinished)
+    directory.replace_checkpoint(unfinished)
+
+    answers = {
+        (row["step"], row["prompt"]): row["completion"]
+        for row in directory.rows(directory.samples)
+        if row["decoding"] == "greedy"
+    }
+    last_step = max((step for step, _ in answers), default=0)
+    base = base_answers(config, split, trainee.tokenizer, cache, device)
+    rows = [
+        {"prompt": prompt, "base": base[prompt], "sft": answers[0, prompt], "dpo": answers[last_step, prompt]}
+        for step, prompt in answers
+        if step == last_step
+    ]
+    directory.compare.unlink(missing_ok=True)
+    directory.append(directory.compare, rows)
+
+    evaluations = [row for row in directory.rows(directory.metrics) if row["kind"] == "eval"]
+    first, last = evaluations[0], evaluations[-1]
+    start_pairs, end_pairs = (directory.read_pairs(row["step"]) for row in (first, last))
+    result = {
+        "steps": last["step"],
+        "flags": flags(first, last),
+        "margin_change": margin_change(start_pairs, end_pairs),
+        "reliability": table(PairRows.read(end_pairs), last["eval/tie"]),
+    }
+    directory.write("summary", result | {"first": first, "last": last})
+
+
+def base_answers(config: Config, split: Split, tokenizer: Any, cache: Path, device: torch.device) -> dict[str, str]:
+    """Greedy answers of the base, before any SFT stage, by prompt; kept in the cache for other runs."""
+    prompts = [render(prompt, tokenizer) for prompt in split.prompts[: config.evaluate.greedy]]
+    limit = config.evaluate.max_new_tokens
+    folder = config.model.folder(cache)
+    path = cache / "answers" / f"{key(config.model.identity(cache), prompts, limit)}.json"
+
+    def compute(unfinished: Path) -> None:
+        model = load(folder, config).to(device)
+        given = answer(model, tokenizer, prompts, limit, None, 0, config.train.precision)
+        write_json(unfinished, {a.prompt: a.text for a in given})
+
+    build_once(path, compute)
+    return dict(read_json(path))
+
+
+@functools.cache
+def default_threads() -> int:
+    """What torch chose by itself when this process started to train."""
+    return torch.get_num_threads()
+
+
+def pick_device(name: str) -> torch.device:
+    """auto is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"train.device={name}: must be auto, cpu, cuda or cuda:<n>") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"train.device={name}: {torch.cuda.device_count()} CUDA devices here; use cpu or auto")
+    return device

@@ -1,0 +1,129 @@
+"""A finished run in a fresh process: its policy put together again, any pairs scored, any prompt answered."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpo.config import Config, parse_file
+from dpo.data.files import read_pairs
+from dpo.data.pair import check_pairs
+from dpo.data.tokens import tokenise
+from dpo.errors import UsageError
+from dpo.evaluate.evaluator import describe_pairs
+from dpo.evaluate.held_out import evaluate_pairs
+from dpo.evaluate.samples import answer
+from dpo.logps import Scorer
+from dpo.metrics import PairRows, log_ratios, wins
+from dpo.models.pretrained import load_tokenizer
+from dpo.posthoc import choose, score_rows
+from dpo.records import RunDir
+from dpo.reference import Reference
+
+
+def finished(run: RunDir) -> Config:
+    """The configuration of a finished run; raises UsageError for any other directory."""
+    state = run.status()["state"]
+    if state != "done":
+        raise UsageError(f"{run.path}: state is {state}; only a finished run can be scored or compared")
+    if run.kind != "policy":
+        raise UsageError(f"{run.path}: holds a {run.kind} model, which has no policy, loss or answers")
+    return parse_file(run.config)
+
+
+def load_policy(run: RunDir, config: Config, device: torch.device) -> Any:
+    """The trained policy: the adapter attached to its start again, or the full weights."""
+    from dpo.run import load
+
+    if not config.adapter.shares_start:
+        return load(str(run.checkpoint), config).to(device)
+    from peft import PeftModel
+
+    start = load(run.read("provenance")["start"], config)
+    return PeftModel.from_pretrained(start, str(run.checkpoint)).eval().to(device)
+
+
+def score_pairs(
+    path: Path, pairs_file: Path, loss: str | None, beta: float | None, settings: list[str]
+) -> tuple[list[str], PairRows, dict[str, Any]]:
+    """(pair ids, rows, metrics) of a pairs file under a finished run; by default with the run's loss and last beta."""
+    from dpo.run import make_reference, pick_device
+
+    run = RunDir(path)
+    finished(run)
+    config = choose(run, loss, beta, settings)
+    device, cache = pick_device(config.train.device), Path(config.cache_root)
+    pairs = read_pairs(pairs_file)
+    check_pairs(pairs, str(pairs_file))
+    tokenizer = load_tokenizer(str(run.checkpoint))
+    token_pairs, counts = tokenise(pairs, tokenizer, config.train.max_length)
+    model = load_policy(run, config, device)
+    reference: Reference = make_reference(config, model, run.read("provenance")["start"], tokenizer, cache, device)
+    budget, precision, pad_id = config.train.token_budget, config.train.precision, tokenizer.pad_token_id
+    needs = config.loss.needs | {"reference"}
+    stored, _ = reference.known(token_pairs, needs, config.train.max_length, pad_id, budget, cache)
+    last = run.read("summary")["last"]
+    own = loss is None and beta is None
+    strength = last["eval/beta"] if own else config.beta.over(last["step"]).value(last["step"])
+    shift = last.get("eval/rewards/running_mean", 0.0)
+    scorer = Scorer(model)
+    rows = evaluate_pairs(scorer, token_pairs, stored, config.loss, strength, pad_id, budget, precision, shift)
+    metrics = {"loss_name": type(config.loss).__name__, **counts, **describe_pairs(rows, strength, last["eval/tie"])}
+    return [pair.id for pair in token_pairs], rows, metrics
+
+
+def score(
+    path: Path,
+    pairs_file: Path | None,
+    out: Path | None,
+    loss: str | None,
+    beta: float | None,
+    settings: list[str],
+    step: int | None,
+) -> None:
+    """Print the metrics of a pairs file, or of a run's own evaluation pairs at `step`; optionally a row per pair."""
+    run = RunDir(path)
+    if run.kind == "reward" and pairs_file is not None and not settings and (loss, beta, step) == (None, None, None):
+        from dpo import reward
+
+        ids, rows, metrics = reward.score_pairs(run, pairs_file)
+    elif run.kind == "reward":
+        raise UsageError(f"{path}: holds a reward model; it scores a pairs file, without --loss, --beta or --step")
+    elif pairs_file is None:
+        ids, rows, metrics = score_rows(path, loss, beta, settings, step)
+    elif step is not None:
+        raise UsageError(f"--step {step}: chooses among a run's own evaluations; a pairs file is scored under its end")
+    else:
+        ids, rows, metrics = score_pairs(path, pairs_file, loss, beta, settings)
+    if out is not None:
+        columns = dict(rows.values)
+        if rows.has_reference:
+            c_B, r_B = log_ratios(rows)
+            columns["logratio_margin"] = c_B - r_B
+        columns["win"] = wins(rows, float(metrics["tie"]))
+        with out.open("w", encoding="utf-8") as file:
+            for i, name in enumerate(ids):
+                row = {"id": name} | {column: float(values[i]) for column, values in columns.items()}
+                file.write(json.dumps(row) + "\n")
+    print(json.dumps({"pairs": len(ids), **metrics}, indent=2), file=sys.stdout)
+
+
+def answer_prompt(run: RunDir, prompt: str) -> dict[str, str]:
+    """Greedy answers of base, start and policy to one prompt, under the keys of compare.jsonl."""
+    from dpo.run import load, pick_device
+
+    config = finished(run)
+    device, cache = pick_device(config.train.device), Path(config.cache_root)
+    tokenizer = load_tokenizer(str(run.checkpoint))
+    models = {
+        "base": lambda: load(config.model.folder(cache), config).to(device),
+        "sft": lambda: load(run.read("provenance")["start"], config).to(device),
+        "dpo": lambda: load_policy(run, config, device),
+    }
+    limit, precision = config.evaluate.max_new_tokens, config.train.precision
+    given = {name: answer(make(), tokenizer, [prompt], limit, None, 0, precision)[0] for name, make in models.items()}
+    return {"prompt": given["dpo"].prompt} | {name: a.text for name, a in given.items()}

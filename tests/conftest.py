@@ -1,0 +1,69 @@
+"""One thread, one cache and no tracker account for every test; a small finished run that many tests read."""
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", WANDB_SILENT="true")
+os.environ.pop("WANDB_API_KEY", None)
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpo.config import Config, load
+from dpo.records import RunDir
+from dpo.run import run
+
+torch.set_num_threads(1)
+
+SMALL = [
+    "experiment=capstone",
+    "model.steps=5",
+    "model.width=32",
+    "sft.epochs=4",
+    "optim.lr=0.001",
+    "beta.value=0.1",
+    "train.max_steps=6",
+    "train.eval_every=3",
+    "train.checkpoint_every=2",
+    "train.print_every=0",
+    "evaluate.max_new_tokens=12",
+    "evaluate.kl_samples=6",
+    "evaluate.samples=6",
+    "evaluate.greedy=2",
+    "tracker=disabled",
+]
+"""A whole run of a second: two small blocks over bytes, twelve triples, six steps."""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Embedded models and reference log-probs, shared by all tests of a session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small(cache: Path, tmp_path: Path):
+    """small(*overrides) -> Config of a run of a second below this test's own output root."""
+
+    def make(*overrides: str) -> Config:
+        return load([*SMALL, f"cache_root={cache}", f"output_root={tmp_path / 'out'}", *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A finished small run with LoRA, to be read only."""
+    root = tmp_path_factory.mktemp("finished")
+    config = load([*SMALL, "adapter=lora_qv", f"cache_root={cache}", f"output_root={root}"])
+    return run(config)[0]
+
+
+@pytest.fixture
+def hh_rlhf() -> Path:
+    """The real HH-RLHF file of the test data, where $DPO_TEST_DATA says that it lies; tests skip without."""
+    folder = os.environ.get("DPO_TEST_DATA")
+    if not folder:
+        pytest.skip("DPO_TEST_DATA is not set: the real HH-RLHF rows are not here")
+    return Path(folder) / "hh-rlhf" / "harmless-base-test.jsonl.gz"

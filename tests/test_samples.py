@@ -1,0 +1,198 @@
+"""Sampled and greedy answers: seeded, unfiltered, untouched by a model's own defaults, cut at EOS."""
+
+import random
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from dpo.evaluate.samples import Answer, answer, describe, repetition
+from tests import toys
+
+TOKENIZER = toys.tokenizer("byte")
+EOS = TOKENIZER.eos_token_id
+PROMPTS = ["About Bo.", "x", "a longer prompt than these"]
+DECODING = pytest.mark.parametrize("temperature", (None, 1.0), ids=["greedy", "sampled"])
+
+
+def bytes_model(family="llama", **changes):
+    return toys.model(family, vocabulary=len(TOKENIZER), **changes)
+
+
+def ask(net, temperature=1.0, seed=0, prompts=PROMPTS, new_tokens=6, **options):
+    return answer(net, TOKENIZER, prompts, new_tokens, temperature, seed, **options)
+
+
+def scripted(*rows):
+    """A model that says these ids, a row per prompt; past its end a row goes on with its last id."""
+    net, step = bytes_model(), iter(range(99))
+
+    def say(module, args, logits_BTV):
+        position = next(step)
+        logits_BTV = torch.full_like(logits_BTV, -1e4)
+        for row, ids in enumerate(rows):
+            logits_BTV[row, -1, ids[min(position, len(ids) - 1)]] = 1e4
+        return logits_BTV
+
+    net.get_output_embeddings().register_forward_hook(say)
+    return net
+
+
+def byte_ids(text):
+    return TOKENIZER(text, add_special_tokens=False).input_ids
+
+
+@DECODING
+def test_the_same_arguments_give_the_same_answers(temperature):
+    """Whatever the global random state."""
+    net = bytes_model()
+    first = ask(net, temperature)
+    torch.manual_seed(99)
+    assert ask(net, temperature) == first
+
+
+def test_another_seed_samples_other_answers():
+    """The seed reaches the sampler."""
+    net = bytes_model()
+    assert ask(net, seed=0) != ask(net, seed=1)
+
+
+def test_one_prompt_twice_has_two_samples():
+    """Rows of a batch are drawn independently."""
+    first, second = ask(bytes_model(), prompts=["same", "same"])
+    assert first.ids != second.ids
+
+
+@DECODING
+def test_sampling_leaves_the_global_random_state(temperature):
+    """torch's and Python's generators go on as if nothing had been drawn."""
+    net = bytes_model()
+    before = torch.get_rng_state(), random.getstate()
+    ask(net, temperature)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+
+
+def test_samples_come_from_the_whole_vocabulary():
+    """First tokens of 400 samples of a nearly flat model: many more kinds than transformers' default top-k of 50."""
+    flat = bytes_model(initializer_range=0.01)
+    assert len({a.ids for a in ask(flat, prompts=["x"] * 400, new_tokens=1, batch_size=400)}) > 120
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        {"do_sample": True, "top_k": 1},
+        {"do_sample": True, "top_p": 0.01},
+        {"do_sample": True, "temperature": 0.01},
+        {"do_sample": True, "min_p": 0.9},
+        {"do_sample": True, "typical_p": 0.05},
+        {"repetition_penalty": 50.0},
+        {"no_repeat_ngram_size": 1},
+        {"bad_words_ids": [[i] for i in range(0, 256, 2)]},
+        {"suppress_tokens": list(range(0, 256, 2))},
+        {"eos_token_id": list(range(0, 256, 2))},
+        {"forced_bos_token_id": 7},
+        {"min_new_tokens": 6},
+        {"max_length": 12},
+        {"num_beams": 3},
+        {"num_return_sequences": 2, "do_sample": True},
+    ],
+    ids=lambda d: next(name for name in reversed(d) if name != "do_sample"),
+)
+@DECODING
+def test_a_models_own_generation_defaults_do_not_leak_in(defaults, temperature):
+    """The answers are those of the same model without them."""
+    plain, changed = bytes_model(), bytes_model()
+    changed.generation_config = GenerationConfig(**defaults)
+    assert ask(changed, temperature) == ask(plain, temperature)
+
+
+def test_a_models_generation_defaults_come_back():
+    """After answering, the model is exported with what it came with."""
+    net = bytes_model()
+    own = net.generation_config = GenerationConfig(top_k=7, do_sample=True)
+    ask(net)
+    assert net.generation_config is own and own.top_k == 7
+
+
+def test_a_models_generation_defaults_come_back_below_an_adapter():
+    """peft hands the wrapper's settings to the model inside: what is merged and saved later keeps its own."""
+    inside = bytes_model()
+    own = inside.generation_config = GenerationConfig(top_k=7, do_sample=True)
+    ask(toys.LORA.attach(inside, seed=0).eval())
+    assert inside.generation_config.to_dict() == own.to_dict()
+    assert inside.generation_config.top_k == 7
+
+
+def test_eos_stays_in_the_ids_and_leaves_the_text():
+    """The answer "hi" is three tokens, ended."""
+    (given,) = ask(scripted([*byte_ids("hi"), EOS]), None, prompts=["x"])
+    assert given.ids == (*byte_ids("hi"), EOS) and given.text == "hi" and given.ended
+
+
+def test_an_answer_at_the_length_limit_has_no_eos():
+    """Six tokens and no end: nothing is added, nothing is claimed."""
+    (given,) = ask(scripted(byte_ids("hello, world")), None, prompts=["x"])
+    assert given.text == "hello," and len(given.ids) == 6 and not given.ended
+
+
+def test_an_answer_that_ends_early_has_no_padding():
+    """Beside a longer answer, a row keeps one EOS and none of what fills it up."""
+    net = scripted([*byte_ids("no"), EOS], byte_ids("longer"))
+    short, long = ask(net, None, prompts=["x", "yy"])
+    assert short.ids == (*byte_ids("no"), EOS) and short.text == "no" and short.ended
+    assert long.text == "longer" and not long.ended
+
+
+def test_an_eos_at_the_limit_counts_as_an_end():
+    """The last token allowed may be the EOS."""
+    (given,) = ask(scripted([*byte_ids("hello"), EOS]), None, prompts=["x"])
+    assert given.ended and given.ids[-1] == EOS and given.text == "hello"
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_greedy_answers_do_not_depend_on_the_batch(family):
+    """Prompts of different lengths answered together (padded on the left) and one by one."""
+    net = bytes_model(family)
+    assert ask(net, None) == ask(net, None, batch_size=1)
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_greedy_answers_are_the_likeliest_tokens(family):
+    """Each token is the argmax of a bare forward over all before it."""
+    net = bytes_model(family)
+    for given in ask(net, None):
+        ids = [*given.prompt_ids, *given.ids]
+        with torch.no_grad():
+            logits_TV = net(input_ids=torch.tensor([ids])).logits[0]
+        assert logits_TV[len(given.prompt_ids) - 1 : -1].argmax(-1).tolist() == list(given.ids)
+
+
+def test_answers_come_in_the_order_of_their_prompts():
+    """Across batches, each with the prompt as the model saw it."""
+    given = ask(bytes_model(), None, batch_size=2)
+    assert [a.prompt for a in given] == PROMPTS
+    assert [list(a.prompt_ids) for a in given] == [byte_ids(p) for p in PROMPTS]
+
+
+def test_chat_prompts_are_answered_in_their_template():
+    """Messages are rendered with the opening of the assistant's turn."""
+    tokenizer = toys.tokenizer("chatml")
+    net = toys.model(vocabulary=len(tokenizer))
+    (given,) = answer(net, tokenizer, [[{"role": "user", "content": "Bo?"}]], 3, None, 0)
+    assert given.prompt == "<|im_start|>user\nBo?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(given.prompt_ids) == given.prompt
+
+
+def test_repetition_is_the_share_of_repeated_four_grams():
+    """abcdabcd has the 4-grams abcd, bcda, cdab, dabc, abcd: one of five repeats. Three tokens have none."""
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+    assert repetition([1, 1, 1, 1, 1]) == pytest.approx(1 / 2)
+    assert repetition([1, 1, 1]) == 0.0
+
+
+def test_answers_are_described_by_means_over_answers():
+    """Lengths 5 and 3, one of two ended, repetitions 1/2 and 0."""
+    given = [Answer("", (), (1, 1, 1, 1, 1), "", False), Answer("", (), (1, 2, 3), "", True)]
+    expected = {"samples/length": 4.0, "samples/eos_rate": 0.5, "samples/repetition": 0.25}
+    assert describe(given) == pytest.approx(expected)
