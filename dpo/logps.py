@@ -7,6 +7,7 @@ tokens of the whole batch, V vocabulary. Log-probs are in nats, float32 whatever
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpo.data.batches import PairBatch
+from dpo.head import head_logps
+from dpo.tree import as_trees, reading
 
 NO_NEEDS: frozenset[str] = frozenset()
 
@@ -88,12 +91,15 @@ class PairLogps:
 class Scorer(nn.Module):
     """A causal language model as a scoring module: batch in, completion token log-probs out.
 
-    One forward per batch, so that a wrapper for many devices can sit around it.
+    One forward per batch, so that a wrapper for many devices can sit around it. `layout` is how the batch's pairs
+    are laid out for the model: "padded" rows, or the "shared_prompt" once with both answers behind it
+    (`dpo.tree`), whose log-probs come from the hidden states a few positions at a time (`dpo.head`).
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, layout: str = "padded") -> None:
         super().__init__()
         self.model = model
+        self.layout = layout
 
     def forward(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
         """logp_RC: log-prob of each completion token given all before it, zero past a row's length.
@@ -102,6 +108,9 @@ class Scorer(nn.Module):
         for "token_kl" KL(reference || policy), where reference_NV are the reference's logits, then for
         "token_facts" the distribution's entropy, and 1 where the token is its argmax (no graph).
         """
+        head = self.plain_head() if self.layout == "shared_prompt" and "token_kl" not in needs else None
+        if head is not None:
+            return self.fused(batch, head, needs)
         logits_NV = self.logits(batch)
         logp_RC = token_logps(logits_NV, batch)
         more = []
@@ -120,15 +129,45 @@ class Scorer(nn.Module):
         A hook narrows the head's input to those positions, so logits have shape (1, N, V) and the
         architecture's own scaling or soft-capping still applies.
         """
-        predicts_RT = torch.zeros_like(batch.completion_RT)
-        predicts_RT[:, :-1] = batch.completion_RT[:, 1:]
+        if self.layout == "shared_prompt":
+            packed = as_trees(batch)
+            chosen, inputs, context = (0, packed.predicts_M), packed.inputs, reading(packed.tree, self.model.config)
+        else:
+            predicts_RT = torch.zeros_like(batch.completion_RT)
+            predicts_RT[:, :-1] = batch.completion_RT[:, 1:]
+            chosen, context = predicts_RT, nullcontext()
+            inputs = {"input_ids": batch.ids_RT, "attention_mask": batch.mask_RT}
         head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, args: (args[0][predicts_RT].unsqueeze(0), *args[1:]))
+        hook = head.register_forward_pre_hook(lambda _, args: (args[0][chosen].unsqueeze(0), *args[1:]))
         try:
-            out = self.model(input_ids=batch.ids_RT, attention_mask=batch.mask_RT, use_cache=False)
+            with context:
+                out = self.model(**inputs, use_cache=False)
         finally:
             hook.remove()
         return out.logits[0]
+
+    def fused(self, batch: PairBatch, head: nn.Linear, needs: frozenset[str]) -> Tensor:
+        """What `forward` returns, without the logits of all completion tokens at once."""
+        packed, base = as_trees(batch), bare(self.model)
+        with reading(packed.tree, base.config):
+            hidden_1ND = base.base_model(**packed.inputs, use_cache=False).last_hidden_state
+        wants = tuple(want for want in ("wpo", "token_facts") if want in needs)
+        cap = getattr(base.config, "final_logit_softcapping", None)
+        hidden_MD = hidden_1ND[0][packed.predicts_M]
+        ids_M = batch.ids_RT[batch.completion_RT]
+        logp_M, facts_KM = head_logps(hidden_MD, head.weight, head.bias, ids_M, cap, wants)
+        logp_RC = pad_rows(logp_M, batch.length_R)
+        return torch.stack([logp_RC, *(pad_rows(x_M, batch.length_R) for x_M in facts_KM)]) if wants else logp_RC
+
+    def plain_head(self) -> nn.Linear | None:
+        """The head where it is one linear layer and nothing else: no adapter on it."""
+        head = bare(self.model).get_output_embeddings()
+        return head if type(head) is nn.Linear else None
+
+
+def bare(model: Any) -> Any:
+    """The model inside an adapter's wrapper, with the adapter's layers in place."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def token_logps(logits_NV: Tensor, batch: PairBatch) -> Tensor:
