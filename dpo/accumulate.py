@@ -88,7 +88,9 @@ class Step:
 
     def _collate(self, group: list[int]) -> PairBatch:
         batch = collate(self.pairs, group, self.pad_id)
-        self.tokens, self.slots = self.tokens + int(batch.mask_RT.sum()), self.slots + batch.mask_RT.numel()
+        tokens = int(batch.mask_RT.sum())
+        packed = getattr(self.scorer, "layout", "padded") == "shared_prompt"
+        self.tokens, self.slots = self.tokens + tokens, self.slots + (tokens if packed else batch.mask_RT.numel())
         return batch
 
     def _measure(self, batch: PairBatch) -> tuple[PairLogps, PairLogps]:

@@ -86,6 +86,7 @@ class Train:
     max_length: int
     max_merge_share: float
     token_budget: int
+    layout: Literal["auto", "shared_prompt", "padded"]
     eval_every: int
     checkpoint_every: int
     print_every: int

@@ -58,12 +58,17 @@ class Reference:
     """A model that is only ever read. `within` is entered around every forward (LoRA: the adapter is off)."""
 
     def __init__(
-        self, model: Any, within: Callable[[], AbstractContextManager[Any]] = nullcontext, precision: str = "fp32"
+        self,
+        model: Any,
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        precision: str = "fp32",
+        layout: str = "padded",
     ) -> None:
         self.model = model
         self.within = within
         self.precision = precision
-        self.scorer = Scorer(model)
+        self.layout = layout
+        self.scorer = Scorer(model, layout)
         self.hash = weights_hash(model)
 
     @torch.no_grad()
@@ -109,11 +114,18 @@ class Reference:
     ) -> tuple[StoredLogps, bool]:
         """The pairs' log-probs from the store, and whether they were found there (else computed and kept).
 
-        The key is the reference's weights, the precision and the pairs' token ids in their order (which
-        tokenizer, template and truncation decide), and nothing else.
+        The key is the reference's weights, the precision, the layout (another one rounds elsewhere) and the pairs'
+        token ids in their order (which tokenizer, template and truncation decide), and nothing else.
         """
         dtype = str(next(self.model.parameters()).dtype)
-        path = cache / "reference" / f"{key(self.hash, dtype, self.precision, content_hash(pairs))}.safetensors"
+        parts = [
+            self.hash,
+            dtype,
+            self.precision,
+            content_hash(pairs),
+            *([] if self.layout == "padded" else [self.layout]),
+        ]
+        path = cache / "reference" / f"{key(*parts)}.safetensors"
 
         def compute(unfinished: Path) -> None:
             save_file(self._compute(pairs, pad_id, token_budget), unfinished)

@@ -33,6 +33,7 @@ from dpo.records import RunDir, read_json, write_atomically, write_json
 from dpo.reference import Reference, check_embeddings, check_vocabulary
 from dpo.shared import own_copy
 from dpo.tracking.files import NoTracker, Recorder, Tracker
+from dpo.tree import layout_of
 
 
 def run_dir(config: Config) -> RunDir:
@@ -111,7 +112,12 @@ def execute(config: Config, directory: RunDir) -> None:
     beta = config.beta.over(total_steps(len(train_pairs), config.train))
     if note := beta.remark(config.plain["loss"]["usual_beta"]):
         say(f"note: {note}")
-    trainee = Trainee(model, Scorer(model), tokenizer, train_pairs, stored_train, config.loss, beta, config.seed)
+    layout, remark = layout_of(model.config, config.train.layout)
+    if remark:
+        say(f"note: {remark}")
+    trainee = Trainee(
+        model, Scorer(model, layout), tokenizer, train_pairs, stored_train, config.loss, beta, config.seed
+    )
     facts = {
         "start": str(start),
         "start_hash": reference.hash if config.reference_is_start else weights_hash(model),
@@ -119,6 +125,7 @@ def execute(config: Config, directory: RunDir) -> None:
         "reference_store": {"hits": sum(hits), "misses": len(hits) - sum(hits)},
         "train_data_hash": content_hash(train_pairs),
         "eval_data_hash": content_hash(eval_pairs),
+        "layout": layout,
         "global_batch": config.train.batch_size,
         "steps": total_steps(len(train_pairs), config.train),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -191,12 +198,13 @@ def make_reference(
 ) -> Reference:
     """The start under the disabled adapter where the adapter shares it, else a frozen model of its own."""
     choice, precision = config.reference, config.train.precision
+    layout = layout_of(model.config, config.train.layout)[0]
     if config.reference_is_start and config.adapter.shares_start:
-        return Reference(model, lambda: config.adapter.disabled(model), precision)
+        return Reference(model, lambda: config.adapter.disabled(model), precision, layout)
     if config.reference_is_start:
         # made like the policy, so that both compute in the very same dtypes
         twin = config.adapter.attach(load(start, config), config.seed)
-        return Reference(twin.requires_grad_(False).to(device), precision=precision)
+        return Reference(twin.requires_grad_(False).to(device), precision=precision, layout=layout)
     path = start
     if choice.path is not None:
         path = choice.path
@@ -213,7 +221,8 @@ def make_reference(
     base = config.model
     frozen = load_model(path, base.dtype, base.attention, revision, base.trust_remote_code)
     check_embeddings(frozen, tokenizer, path)
-    return Reference(frozen.requires_grad_(False).to(device), precision=precision)
+    layout = layout_of(frozen.config, config.train.layout)[0]
+    return Reference(frozen.requires_grad_(False).to(device), precision=precision, layout=layout)
 
 
 def policy_tracker(config: Config, directory: RunDir) -> Tracker:

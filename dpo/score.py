@@ -23,6 +23,7 @@ from dpo.models.pretrained import load_tokenizer
 from dpo.posthoc import choose, score_rows
 from dpo.records import RunDir
 from dpo.reference import Reference
+from dpo.tree import layout_of
 
 
 def finished(run: RunDir) -> Config:
@@ -70,7 +71,7 @@ def score_pairs(
     own = loss is None and beta is None
     strength = last["eval/beta"] if own else config.beta.over(last["step"]).value(last["step"])
     shift = last.get("eval/rewards/running_mean", 0.0)
-    scorer = Scorer(model)
+    scorer = Scorer(model, layout_of(model.config, config.train.layout)[0])
     rows = evaluate_pairs(scorer, token_pairs, stored, config.loss, strength, pad_id, budget, precision, shift)
     metrics = {"loss_name": type(config.loss).__name__, **counts, **describe_pairs(rows, strength, last["eval/tie"])}
     return [pair.id for pair in token_pairs], rows, metrics

@@ -214,18 +214,26 @@ class TreeAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query_XD: Tensor, key_YD: Tensor, value_YD: Tensor, plans: list[Plan], scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        query_XD: Tensor,
+        key_YD: Tensor,
+        value_YD: Tensor,
+        plans: list[Plan],
+        scale: float,
+        cap: float | None,
+    ) -> Tensor:
         out_XD = torch.empty_like(query_XD)
         saved = []
         for plan in plans:
             q, k, v = gathered(plan, query_XD, key_YD, value_YD)
             o = torch.empty_like(q)
             for rows, seen in blocks(q.shape[2]):
-                p = probabilities(q[:, :, rows], k[:, :seen], plan, rows, seen, scale)
+                p, _ = probabilities(q[:, :, rows], k[:, :seen], plan, rows, scale, cap)
                 o[:, :, rows] = (p.flatten(1, 2) @ v[:, :seen]).view(o[:, :, rows].shape)
             out_XD[plan.fills_queries] = o.view(-1, o.shape[-1])[plan.real_queries]
             saved += [q, k, v]
-        ctx.plans, ctx.scale, ctx.shapes = plans, scale, (query_XD.shape, key_YD.shape)
+        ctx.plans, ctx.scale, ctx.cap, ctx.shapes = plans, scale, cap, (query_XD.shape, key_YD.shape)
         ctx.save_for_backward(*saved)
         return out_XD
 
@@ -240,17 +248,17 @@ class TreeAttention(torch.autograd.Function):
             dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
             for rows, seen in blocks(q.shape[2]):
                 q_b, g_b = q[:, :, rows].flatten(1, 2), g[:, :, rows].flatten(1, 2)
-                p = probabilities(q[:, :, rows], k[:, :seen], plan, rows, seen, ctx.scale)
+                p, damp = probabilities(q[:, :, rows], k[:, :seen], plan, rows, ctx.scale, ctx.cap)
                 flat = p.flatten(1, 2)
                 dv[:, :seen].baddbmm_(flat.transpose(1, 2), g_b)
                 ds = torch._softmax_backward_data((g_b @ v[:, :seen].transpose(1, 2)).view(p.shape), p, -1, p.dtype)
-                ds = ds.flatten(1, 2)
+                ds = (ds if damp is None else ds.mul_(damp)).flatten(1, 2)
                 dq[:, :, rows] = (ds @ k[:, :seen]).mul_(ctx.scale).view(dq[:, :, rows].shape)
                 dk[:, :seen].baddbmm_(ds.transpose(1, 2), q_b, alpha=ctx.scale)
             by_query[plan.fills_queries] = dq.view(-1, q.shape[-1])[plan.real_queries]
             by_key[plan.fills_keys] = dk.view(-1, k.shape[-1])[plan.real_keys]
             by_value[plan.fills_keys] = dv.view(-1, v.shape[-1])[plan.real_keys]
-        return by_query, by_key, by_value, None, None
+        return by_query, by_key, by_value, None, None, None
 
 
 def gathered(plan: Plan, query_XD: Tensor, key_YD: Tensor, value_YD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -268,16 +276,23 @@ def blocks(width: int) -> Iterator[tuple[slice, int]]:
         yield slice(start, end), end
 
 
-def probabilities(q_LGtD: Tensor, k_LsD: Tensor, plan: Plan, rows: slice, seen: int, scale: float) -> Tensor:
-    """softmax of the scores of a block of queries, shape (L, G, t, seen)."""
-    scores = q_LGtD.flatten(1, 2) @ k_LsD.transpose(1, 2)
-    bias = plan.bias_B11TT[..., rows, :seen]
+def probabilities(
+    q_LGtD: Tensor, k_LsD: Tensor, plan: Plan, rows: slice, scale: float, cap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """softmax of the scores of a block of queries, shape (L, G, t, s), and the derivative of a soft cap on them."""
+    scores = (q_LGtD.flatten(1, 2) @ k_LsD.transpose(1, 2)).mul_(scale)
+    damp = None
+    if cap is not None:
+        scores = scores.div_(cap).tanh_()
+        damp = (1 - scores**2).view(*q_LGtD.shape[:3], -1)
+        scores = scores.mul_(cap)
+    bias = plan.bias_B11TT[..., rows, : k_LsD.shape[1]]
     scores = scores.view(len(bias), -1, q_LGtD.shape[1], *bias.shape[-2:])
-    scores = scores.mul_(scale).add_(bias).flatten(0, 1)
-    return scores.softmax(-1)
+    return scores.add_(bias).flatten(0, 1).softmax(-1), damp
 
 
-ACTIVE: ContextVar[Tree | None] = ContextVar("tree", default=None)
+ACTIVE: ContextVar[tuple[Tree, bool] | None] = ContextVar("tree", default=None)
+"""The tree being read, and whether attention caps its scores (transformers does so in its eager form only)."""
 
 
 def attend(
@@ -289,20 +304,30 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface over the active tree: (1, H, N, D) in, (1, N, H, D) out."""
-    tree = ACTIVE.get()
-    assert tree is not None and dropout == 0.0, "token trees are read outside of a shared-prompt forward, or with dropout"
+    active = ACTIVE.get()
+    assert active is not None and dropout == 0.0, "a token tree is read outside of `reading`, or with dropout"
+    tree, capped = active
+    cap = softcap if capped else None
     heads, size, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
     if query.device.type != "cpu":
-        out = flex()(query, key, value, block_mask=tree.block_mask(sliding_window), scale=scale, enable_gqa=True)
+        mask = tree.block_mask(sliding_window)
+        out = flex()(query, key, value, soft_cap(cap), block_mask=mask, scale=scale, enable_gqa=True)
         return out.transpose(1, 2), None
     dtype = value.dtype
     q, k, v = (x.transpose(1, 2).to(dtype).reshape(-1, width) for x in (query, key, value))
     plans = tree.plan(heads, key.shape[1], sliding_window, dtype)
-    return TreeAttention.apply(q, k, v, plans, scale).view(1, size, heads, width), None
+    return TreeAttention.apply(q, k, v, plans, scale, cap).view(1, size, heads, width), None
+
+
+@functools.cache
+def soft_cap(cap: float | None) -> Any:
+    """The soft cap as FlexAttention's change of a score; one function per cap, so that it is compiled once."""
+    return None if cap is None else lambda score, *_: cap * torch.tanh(score / cap)
 
 
 @functools.cache
@@ -319,7 +344,8 @@ def reading(tree: Tree, config: Any) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    before, token = config._attn_implementation, ACTIVE.set(tree)
+    before = config._attn_implementation
+    token = ACTIVE.set((tree, before == "eager"))
     config._attn_implementation = NAME
     try:
         yield
@@ -328,12 +354,22 @@ def reading(tree: Tree, config: Any) -> Iterator[None]:
         ACTIVE.reset(token)
 
 
+def layout_of(config: Any, wanted: str) -> tuple[str, str | None]:
+    """(the layout that a model with this config is read in, a note for people where it is not the one asked for)."""
+    if wanted == "padded":
+        return "padded", None
+    why = refusal(config)
+    if why is None:
+        return "shared_prompt", None
+    return "padded", f"train.layout={wanted}: {why}; its pairs are read as padded rows"
+
+
 def refusal(config: Any) -> str | None:
     """Why a model with this config cannot be read as trees; None where it can."""
     if config.model_type not in FAMILIES:
         return f"model type {config.model_type} is not one of {', '.join(FAMILIES)}"
-    if config._attn_implementation != "sdpa":
-        return f"model.attention={config._attn_implementation} is not sdpa"
+    if config._attn_implementation not in ("sdpa", "eager"):
+        return f"model.attention={config._attn_implementation} is not sdpa or eager"
     if getattr(config, "use_bidirectional_attention", False):
         return "its attention is bidirectional"
     return None
