@@ -14,6 +14,7 @@ help:
 	@echo "make test    the whole test suite, slow end-to-end tests included"
 	@echo "make check   linter and type checker"
 	@echo "make parity  every loss that TRL has, against TRL's own trainers; writes docs/parity.md"
+	@echo "make bench   speed and memory beside TRL on the same work; writes bench/results/latest.json and docs/bench.md"
 	@echo "make setup   the .venv that all of these use"
 
 setup: $(STAMP)
@@ -40,5 +41,9 @@ check: setup
 parity: setup
 	$(BIN)/python -m tests.parity
 
-bench report: setup
+# make bench ONLY=train_135m_fp32 (or growth) runs one case; RESUME=1 goes on where an interrupted bench stopped
+bench: setup
+	$(BIN)/python -m bench $(ONLY) $(if $(RESUME),--resume)
+
+report: setup
 	@echo "make $@: not built yet; see CHANGELOG.md" && exit 2

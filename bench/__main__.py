@@ -1,0 +1,262 @@
+"""`make bench`: every case on both sides in turn, in processes of their own; writes results, table and chart.
+
+python -m bench [CASE | growth]     one case; its row of bench/results/latest.json is replaced, the others stay
+python -m bench --resume            only the cases that latest.json lacks for these versions
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench import machine, page
+from bench.cases import BETAS, CASES, Case, growth
+from bench.material import model_folder, work
+from bench.theirs import BEST, DEFAULT
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+CACHE = Path(os.environ.get("DPO_CACHE", "outputs/cache"))
+MEMORY = ("peak_memory_135m_long_prompt", "train_135m_long_prompt_fp32")
+OPTIONS = {
+    "train_135m_bf16": [{}, {"weights": "bfloat16"}],
+    "train_135m_long_prompt_bf16": [{}, {"weights": "bfloat16"}],
+}
+"""Settings of TRL that are tried beside BEST; the fastest counts."""
+OURS = {"train_tiny_fp32": ["train.threads=1"], "sweep8_tiny": ["train.threads=1"]}
+TINY_THREADS = ("train_tiny_fp32", "sweep8_tiny")
+"""Very small models are faster on one thread: TRL is timed with one and with all, and its faster one counts."""
+
+
+class Wrong(Exception):
+    """The two sides disagree about the losses."""
+
+
+def say(text: str) -> None:
+    """A line at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def timed(module: str, arguments: list[str], threads: int | None = None) -> dict[str, Any]:
+    """Run a side's process; what it wrote, and its wall-clock seconds from start to exit as `process`."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        environment = os.environ | {
+            "HF_DATASETS_CACHE": folder,
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "WANDB_MODE": "disabled",
+        }
+        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        given = [a.replace("OUT", str(out)).replace("CACHE", f"{folder}/cache") for a in arguments]
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", module, *given], env=environment, capture_output=True, text=True)
+        seconds = time.perf_counter() - begin
+        if done.returncode:
+            raise RuntimeError(f"{module} {given[0]} failed:\n{done.stderr[-3000:]}")
+        return json.loads(out.read_text()) | {"process": seconds}
+
+
+def theirs(case: Case, settings: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
+    """TRL's side: one process per beta."""
+    model = str(model_folder(case, CACHE))
+    betas = BETAS[: case.betas] if case.betas > 1 else (0.1,)
+    runs = [timed("bench.theirs", [case.name, model, "OUT", json.dumps(settings), str(b)], threads) for b in betas]
+    return joined(runs)
+
+
+def ours(case: Case) -> dict[str, Any]:
+    """Our side: one process, also for a sweep."""
+    return timed("bench.ours", [case.name, str(model_folder(case, CACHE)), "CACHE", "OUT", *OURS.get(case.name, [])])
+
+
+def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """One result of the processes of a sweep."""
+    return runs[0] | {
+        "losses": [x for run in runs for x in run["losses"]],
+        "process": sum(run["process"] for run in runs),
+        "peak_mb": max(run["peak_mb"] for run in runs),
+    }
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Both sides in turn, `repeats` times; medians, losses compared."""
+    our_runs, their_runs = [], {}
+    for repeat in range(case.repeats):
+        for number, (settings, threads) in enumerate(choices(case)):
+            run = theirs(case, settings, threads)
+            their_runs.setdefault(number, []).append(run)
+            say(f"  TRL {settings}{f' threads={threads}' if threads else ''}: {seconds_of(case, run):.4f} s")
+        our_runs.append(ours(case))
+        say(f"  ours ({repeat + 1} of {case.repeats}): {seconds_of(case, our_runs[-1]):.4f} s")
+    best = min(their_runs, key=lambda n: statistics.median(seconds_of(case, r) for r in their_runs[n]))
+    settings, threads = choices(case)[best]
+    row = {
+        "unit": "seconds per sweep" if case.betas > 1 else "seconds per step",
+        "batch": case.batch,
+        "steps": case.steps,
+        "pairs": case.pairs,
+        "betas": case.betas,
+        "trl_settings": settings | ({"threads": threads} if threads else {}),
+        "trl_all": {str(choices(case)[n]): summary(case, runs) for n, runs in their_runs.items()},
+        "trl": summary(case, their_runs[best]),
+        "ours": summary(case, our_runs),
+        "gflop": {"ours": work(case, True) / 1e9, "trl": work(case, False) / 1e9},
+        "loss_difference": compare(case, their_runs[best], our_runs),
+    }
+    row["ratio"] = row["trl"]["seconds"] / row["ours"]["seconds"]
+    return row
+
+
+def choices(case: Case) -> list[tuple[dict[str, Any], int | None]]:
+    """The settings (and thread counts) under which TRL is timed."""
+    threads = (1, None) if case.name in TINY_THREADS else (None,)
+    return [(BEST | more, count) for more in OPTIONS.get(case.name, [{}]) for count in threads]
+
+
+def seconds_of(case: Case, run: dict[str, Any]) -> float:
+    """What a case is about: the whole sweep, or a step (the median of those after the first)."""
+    return run["process"] if case.betas > 1 else statistics.median(run["step_seconds"])
+
+
+def summary(case: Case, runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over the repeats."""
+    middle = {name: statistics.median(run[name] for run in runs) for name in ("peak_mb", "first_step", "process")}
+    seconds = statistics.median(seconds_of(case, run) for run in runs)
+    spread = [seconds_of(case, run) for run in runs]
+    per_pair = seconds / (case.batch if case.betas == 1 else case.pairs * case.betas)
+    return middle | {"seconds": seconds, "seconds_per_pair": per_pair, "fastest": min(spread), "slowest": max(spread)}
+
+
+def compare(case: Case, their_runs: list[dict[str, Any]], our_runs: list[dict[str, Any]]) -> float:
+    """The largest difference of the two sides' losses at any step; raises Wrong above the case's tolerance."""
+    a, b = their_runs[0]["losses"], our_runs[0]["losses"]
+    if len(a) != len(b) or len(a) != case.steps * case.betas:
+        raise Wrong(f"{case.name}: TRL took {len(a)} steps, we {len(b)}, asked for {case.steps * case.betas}")
+    difference = max(abs(x - y) for x, y in zip(a, b, strict=True))
+    moved = max(abs(x - a[0]) for x in a)
+    if not difference <= case.tolerance or moved < 2 * difference:
+        raise Wrong(
+            f"{case.name}: losses differ by {difference:.3g} (allowed {case.tolerance}, moved by {moved:.3g} in training)"
+            f"\n  TRL  {a}\n  ours {b}"
+        )
+    say(f"  losses agree to {difference:.2g}; they moved by {moved:.2g}")
+    return difference
+
+
+def defaults() -> dict[str, Any]:
+    """TRL as it comes (checkpointing on, the reference scored again in every step), once."""
+    case = next(case for case in CASES if case.name == "train_135m_fp32")
+    run = theirs(case, dict(DEFAULT))
+    say(f"TRL's default settings {DEFAULT}: {seconds_of(case, run):.3f} s a step")
+    return {"case": case.name, "settings": DEFAULT, **summary(case, [run])}
+
+
+def growing() -> dict[str, Any]:
+    """Time and memory of our side as one thing grows; with growth exponents."""
+    table: dict[str, Any] = {}
+    for case in growth():
+        _, what, factor = case.name.split("/")
+        runs = [ours(case) for _ in range(case.repeats)]
+        whole = statistics.median(run["process"] for run in runs) - runs[0]["first_step"]
+        step = statistics.median(statistics.median(run["step_seconds"]) for run in runs)
+        seconds = whole if what in ("pairs", "grid") else step
+        peak = statistics.median(run["peak_mb"] for run in runs)
+        table.setdefault(what, {})[factor] = {
+            "seconds": seconds,
+            "peak_mb": peak,
+            "reference_passes": runs[0]["misses"],
+        }
+        say(f"growth: {what} x {factor}: {seconds:.3f} s, {peak:.0f} MB, {runs[0]['misses']} reference pass")
+    for rows in table.values():
+        (small, a), (large, b) = rows.items()
+        rows["exponents"] = {
+            name: page.exponent(a[name], b[name], int(large) / int(small)) for name in ("seconds", "peak_mb")
+        }
+    return table
+
+
+def peaks() -> dict[str, float]:
+    """GFLOP/s of this machine's matrix products now."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "peak.json"
+        subprocess.run([sys.executable, "-m", "bench.machine", str(out)], check=True)
+        return json.loads(out.read_text())
+
+
+def ratios(cases: dict[str, Any]) -> dict[str, float]:
+    """TRL's best time over ours by case, and its peak memory over ours."""
+    found = {name: row["ratio"] for name, row in cases.items()}
+    if MEMORY[1] in cases:
+        found[MEMORY[0]] = cases[MEMORY[1]]["trl"]["peak_mb"] / cases[MEMORY[1]]["ours"]["peak_mb"]
+    return found
+
+
+def save(results: dict[str, Any]) -> None:
+    """Write latest.json, and the page of the docs from it."""
+    results["ratios"] = ratios(results["cases"])
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    page.write(results, RESULTS.parent.parent.parent / "docs")
+
+
+def start(resume: bool, only: str | None) -> dict[str, Any]:
+    """The results so far, where they are to be added to and were measured by the same versions on such a machine."""
+    fresh = {"machine": machine.facts(), "versions": machine.versions(), "peak_gflops": {}, "cases": {}, "failed": {}}
+    if (resume or only) and RESULTS.exists():
+        old = json.loads(RESULTS.read_text())
+        if all(old.get(name) == fresh[name] for name in ("machine", "versions")):
+            return old
+    return fresh
+
+
+def main() -> int:
+    """0, or 1 where a case failed or the sides' losses disagree."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("only", nargs="?", choices=[*(case.name for case in CASES), "growth", "defaults"])
+    parser.add_argument("--resume", action="store_true")
+    asked = parser.parse_args()
+    begin = time.perf_counter()
+    results = start(asked.resume, asked.only)
+    results["peak_gflops"] = peaks()
+    say(
+        f"matrix products: {results['peak_gflops']['float32']:.0f} GFLOP/s fp32, {results['peak_gflops']['bfloat16']:.0f} bf16"
+    )
+    say(f"TRL's best settings: {BEST}; its defaults: {DEFAULT}")
+    for case in CASES:
+        if (asked.only and asked.only != case.name) or (asked.resume and case.name in results["cases"]):
+            continue
+        say(f"{case.name}: {case.steps} steps of {case.batch} pairs, {case.adapter}, {case.precision}")
+        results["failed"].pop(case.name, None)
+        try:
+            row = measure(case)
+            dtype = "bfloat16" if case.precision == "bf16" else "float32"
+            row["peak_gflops"] = results["peak_gflops"][dtype]
+            if case.betas == 1:
+                row["share_of_peak"] = row["gflop"]["ours"] / row["ours"]["seconds"] / row["peak_gflops"]
+            results["cases"][case.name] = row
+            say(f"  TRL / ours: {row['ratio']:.2f}")
+        except (Wrong, RuntimeError) as error:
+            say(f"  FAILED: {error}")
+            results["cases"].pop(case.name, None)
+            results["failed"][case.name] = str(error)
+        save(results)
+    if asked.only in (None, "growth") and not (asked.resume and "growth" in results):
+        results["growth"] = growing()
+    if asked.only in (None, "defaults") and not (asked.resume and "trl_defaults" in results):
+        results["trl_defaults"] = defaults()
+    results["minutes"] = round((time.perf_counter() - begin) / 60, 1)
+    save(results)
+    say(f"{results['minutes']} minutes; {RESULTS}")
+    return 1 if results["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

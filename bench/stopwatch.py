@@ -1,0 +1,41 @@
+"""What a timed process says about itself, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+
+def since_start() -> float:
+    """Seconds since this process was started, interpreter and imports included."""
+    ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    started = ticks / os.sysconf("SC_CLK_TCK")
+    return float(Path("/proc/uptime").read_text().split()[0]) - started
+
+
+class Stopwatch:
+    """Ends of steps and their losses."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.ends: list[float] = []
+        self.first_step = 0.0
+
+    def step(self, loss: float | None = None) -> None:
+        """A step has ended."""
+        if not self.ends:
+            self.first_step = since_start()
+        self.ends.append(time.perf_counter())
+        if loss is not None:
+            self.losses.append(loss)
+
+    def write(self, path: Path, **more: Any) -> None:
+        """Seconds between steps, time to the first step, peak memory of the process in MB, total seconds."""
+        seconds = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        result = {"step_seconds": seconds, "first_step": self.first_step, "peak_mb": peak, "total": since_start()}
+        path.write_text(json.dumps(result | {"losses": self.losses} | more))
