@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dpo.data.batches import PairBatch
 from dpo.head import head_logps
+from dpo.kernels import quicken
 from dpo.tree import as_trees, reading
 
 NO_NEEDS: frozenset[str] = frozenset()
@@ -100,6 +101,8 @@ class Scorer(nn.Module):
         super().__init__()
         self.model = model
         self.layout = layout
+        if layout == "shared_prompt":
+            quicken(model)
 
     def forward(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
         """logp_RC: log-prob of each completion token given all before it, zero past a row's length.
