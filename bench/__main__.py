@@ -144,7 +144,7 @@ def compare(case: Case, their_runs: list[dict[str, Any]], our_runs: list[dict[st
     moved = max(abs(x - a[0]) for x in a)
     if not difference <= case.tolerance or moved < 2 * difference:
         raise Wrong(
-            f"{case.name}: losses differ by {difference:.3g} (allowed {case.tolerance}, moved by {moved:.3g} in training)"
+            f"{case.name}: losses differ by {difference:.3g} (allowed {case.tolerance}, moved by {moved:.3g})"
             f"\n  TRL  {a}\n  ours {b}"
         )
     say(f"  losses agree to {difference:.2g}; they moved by {moved:.2g}")
@@ -227,7 +227,8 @@ def main() -> int:
     results = start(asked.resume, asked.only)
     results["peak_gflops"] = peaks()
     say(
-        f"matrix products: {results['peak_gflops']['float32']:.0f} GFLOP/s fp32, {results['peak_gflops']['bfloat16']:.0f} bf16"
+        f"matrix products: {results['peak_gflops']['float32']:.0f} GFLOP/s in fp32, "
+        f"{results['peak_gflops']['bfloat16']:.0f} in bf16"
     )
     say(f"TRL's best settings: {BEST}; its defaults: {DEFAULT}")
     for case in CASES:

@@ -1,7 +1,7 @@
 """Our side of a case, in a process of its own: python -m bench.ours CASE MODEL CACHE OUT [OVERRIDE...]
 
-The runner's own parts in its own order (configuration, tokens, model, reference, loop, metric rows), without evaluation,
-samples and tracker. A sweep is its jobs in one process, as `dpo sweep` runs them.
+The runner's own parts in its own order (configuration, tokens, model, reference, loop, metric rows), without
+evaluation, samples and tracker. A sweep is its jobs in one process, as `dpo sweep` runs them.
 """
 
 from __future__ import annotations

@@ -38,17 +38,20 @@ def text(results: dict[str, Any]) -> str:
     lines = [
         "# Speed and memory",
         "",
-        "`make bench` writes this page. TRL and this project train on the same models (random weights), pairs, batches,",
-        "steps and precision, in turn and in processes of their own; medians over the repeats; the losses of both sides",
-        "are compared in the same run. TRL runs at its best settings (reference precomputed, no checkpointing; for bf16",
-        "with float32 and with bfloat16 weights, for the tiny shape with one thread and with all: the fastest counts).",
+        "`make bench` writes this page. TRL and this project train on the same models (random weights), pairs,",
+        "batches, steps and precision, in turn and in processes of their own; medians over the repeats; the losses of",
+        "both sides are compared in the same run. TRL runs at its best settings (reference precomputed, no",
+        "checkpointing; for bf16 with float32 and with bfloat16 weights, for the tiny shape with one thread and with",
+        "all: the fastest counts).",
         "",
         f"Machine: {m['cpu']}, {m['cores']} cores, {m['memory_gb']} GB. Matrix products at most",
-        f"{peak['float32']:.0f} GFLOP/s in fp32 and {peak['bfloat16']:.0f} in bf16, measured in the same run. {versions}.",
+        f"{peak['float32']:.0f} GFLOP/s in fp32 and {peak['bfloat16']:.0f} in bf16, measured in the same run.",
+        f"{versions}.",
         "",
         "![TRL's time over ours](bench.svg)",
         "",
-        "| case | TRL s | ours s | ratio | aim | TRL MB | ours MB | first step s: TRL, ours | share of peak | losses differ by |",
+        "| case | TRL s | ours s | ratio | aim | TRL MB | ours MB | first step s: TRL, ours | share of peak "
+        "| losses differ by |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in results["cases"].items():
@@ -100,7 +103,8 @@ def chart(ratios: dict[str, float]) -> str:
     unit = 420 / most
     height = row * len(ratios) + 40
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" '
+        'font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for i, (name, value) in enumerate(ratios.items()):

@@ -23,6 +23,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.ends: list[float] = []
+        self.cpu: list[float] = []
         self.first_step = 0.0
 
     def step(self, loss: float | None = None) -> None:
@@ -30,12 +31,20 @@ class Stopwatch:
         if not self.ends:
             self.first_step = since_start()
         self.ends.append(time.perf_counter())
+        self.cpu.append(time.process_time())
         if loss is not None:
             self.losses.append(loss)
 
     def write(self, path: Path, **more: Any) -> None:
         """Seconds between steps, time to the first step, peak memory of the process in MB, total seconds."""
         seconds = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
+        cpu = [b - a for a, b in zip(self.cpu, self.cpu[1:], strict=False)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        result = {"step_seconds": seconds, "first_step": self.first_step, "peak_mb": peak, "total": since_start()}
+        result = {
+            "step_seconds": seconds,
+            "cpu_seconds": cpu,
+            "first_step": self.first_step,
+            "peak_mb": peak,
+            "total": since_start(),
+        }
         path.write_text(json.dumps(result | {"losses": self.losses} | more))

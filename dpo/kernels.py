@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dpo.tree import ACTIVE, TreeAttention
+from dpo.attention import ACTIVE, TreeAttention
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
@@ -152,7 +152,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 class Norm(nn.Module):
     """Stands in for an RMSNorm that feeds linear layers only."""
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
         dtype = asked_dtype(hidden_states)
         return RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon, dtype)
 
@@ -160,7 +160,7 @@ class Norm(nn.Module):
 class Mlp(nn.Module):
     """Stands in for a SwiGLU block."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor) -> Tensor:
         layers = (self.gate_proj, self.up_proj, self.down_proj)
         if not all(frozen(layer) for layer in layers):
             return self.down_proj(SwiGlu.apply(self.gate_proj(x), self.up_proj(x)))
@@ -173,7 +173,7 @@ class Mlp(nn.Module):
 class FrozenLinear(nn.Module):
     """Stands in for a linear layer: frozen, its weight is cast once."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor) -> Tensor:
         dtype = asked_dtype(x)
         if self.weight.requires_grad or dtype == self.weight.dtype:
             return F.linear(x, self.weight, self.bias)
@@ -185,7 +185,7 @@ class FrozenLinear(nn.Module):
 class LoraLinear(nn.Module):
     """Stands in for peft's LoRA on a frozen linear layer: one adapter, no dropout at work, nothing merged."""
 
-    def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:
+    def forward(self: Any, x: Tensor, *more: Any, **named: Any) -> Tensor:
         base, active = self.base_layer, self.active_adapters
         name = active[0] if len(active) == 1 else None
         plain = name in self.lora_A and name not in self.lora_variant and not (more or named)
@@ -207,7 +207,7 @@ class Attention(nn.Module):
     """Stands in for an attention block with rotary positions where it reads a token tree on a CPU."""
 
     def forward(
-        self,
+        self: Any,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
@@ -222,16 +222,18 @@ class Attention(nn.Module):
         q, k, v = (layer(hidden_states).view(shape) for layer in (self.q_proj, self.k_proj, self.v_proj))
         cos, sin = (x[0].to(v.dtype) for x in position_embeddings)
         q, k = Rotate.apply(q.to(v.dtype), cos, sin), Rotate.apply(k.to(v.dtype), cos, sin)
-        window = getattr(self, "sliding_window", None) if hasattr(self, "sliding_window") else named_window(self)
+        window = window_of(self)
         plans = active[0].plan(q.shape[1], k.shape[1], window, v.dtype)
         flat = (x.reshape(-1, width) for x in (q, k, v))
         out = TreeAttention.apply(*flat, plans, self.scaling, None)
         return self.o_proj(out.view(*hidden_states.shape[:-1], -1)), None
 
 
-def named_window(module: Any) -> int | None:
-    """The sliding window where an attention block takes it from its config (Mistral), not from itself."""
-    return module.config.sliding_window if type(module).__name__.endswith("MistralAttention") else None
+def window_of(module: Any) -> int | None:
+    """The sliding window of an attention block, or None: Mistral's is in its config, Qwen's on the block itself."""
+    if type(module).__name__.endswith("MistralAttention"):
+        return module.config.sliding_window
+    return getattr(module, "sliding_window", None)
 
 
 def frozen(layer: nn.Module) -> bool:

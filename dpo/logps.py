@@ -7,7 +7,7 @@ tokens of the whole batch, V vocabulary. Log-probs are in nats, float32 whatever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dpo.attention import reading
 from dpo.data.batches import PairBatch
 from dpo.head import head_logps
 from dpo.kernels import quicken
-from dpo.tree import as_trees, reading
+from dpo.tree import as_trees
 
 NO_NEEDS: frozenset[str] = frozenset()
 
@@ -132,6 +133,8 @@ class Scorer(nn.Module):
         A hook narrows the head's input to those positions, so logits have shape (1, N, V) and the
         architecture's own scaling or soft-capping still applies.
         """
+        chosen: Any
+        context: AbstractContextManager[None]
         if self.layout == "shared_prompt":
             packed = as_trees(batch)
             chosen, inputs, context = (0, packed.predicts_M), packed.inputs, reading(packed.tree, self.model.config)
@@ -156,7 +159,7 @@ class Scorer(nn.Module):
             hidden_1ND = base.base_model(**packed.inputs, use_cache=False).last_hidden_state
         wants = tuple(want for want in ("wpo", "token_facts") if want in needs)
         cap = getattr(base.config, "final_logit_softcapping", None)
-        hidden_MD = hidden_1ND[0][packed.predicts_M]
+        hidden_MD = hidden_1ND[0].index_select(0, packed.predicts_M)
         ids_M = batch.ids_RT[batch.completion_RT]
         logp_M, facts_KM = head_logps(hidden_MD, head.weight, head.bias, ids_M, cap, wants)
         logp_RC = pad_rows(logp_M, batch.length_R)

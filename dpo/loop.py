@@ -18,6 +18,7 @@ from dpo.beta import Beta
 from dpo.config import Optim, Train
 from dpo.data.batches import step_indices
 from dpo.data.tokens import TokenPair
+from dpo.heap import keep_freed_memory
 from dpo.losses.base import Loss
 from dpo.metrics import scalars
 from dpo.models.adapters import restore, train_mode, trainable_state
@@ -72,6 +73,7 @@ def train(
     Order within a step: train row, evaluation if due, checkpoint if due; so a checkpoint at step k has
     every row up to k behind it, and a resume drops what lies past it.
     """
+    keep_freed_memory()
     steps = total_steps(len(trainee.pairs), settings)
     parameters = [p for p in trainee.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(

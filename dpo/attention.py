@@ -1,0 +1,169 @@
+"""Attention along token trees: `reading` lets a model of transformers attend so, on a CPU or a GPU.
+
+Shapes: X = N x H rows of queries, Y = N x K rows of keys, N tokens, H query heads, K key heads; in a group L = B x K,
+G = H / K, T places, t of them in a block of queries, s keys that the block may see, D head width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpo.tree import Plan, Plans, Tree
+
+BLOCK = 128
+"""Queries at a time of a long tree; a block meets only the keys up to its end."""
+NAME = "dpo_token_tree"
+
+
+class TreeAttention(torch.autograd.Function):
+    """softmax(q k^T scale + bias) v over packed rows; scores are computed again in the backward, never kept.
+
+    query_XD holds H rows a token, key_YD and value_YD hold K rows: heads that share a key are rows of one product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_XD: Tensor,
+        key_YD: Tensor,
+        value_YD: Tensor,
+        plans: Plans,
+        scale: float,
+        cap: float | None,
+    ) -> Tensor:
+        saved, outs = [], []
+        for plan in plans.groups:
+            q, k, v = gathered(plan, query_XD, key_YD, value_YD)
+            o = torch.empty_like(q)
+            for rows, seen in blocks(q.shape[2]):
+                p, _ = probabilities(q[:, :, rows], k[:, :seen], plan, rows, scale, cap)
+                o[:, :, rows] = (p.flatten(1, 2) @ v[:, :seen]).view(o[:, :, rows].shape)
+            outs.append(o)
+            saved += [q, k, v]
+        ctx.plans, ctx.scale, ctx.cap = plans, scale, cap
+        ctx.save_for_backward(*saved)
+        return plans.packed_queries(outs)
+
+    @staticmethod
+    def backward(ctx: Any, grad_XD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        by_query, by_key, by_value = [], [], []
+        for number, plan in enumerate(ctx.plans.groups):
+            q, k, v = ctx.saved_tensors[3 * number : 3 * number + 3]
+            g = grad_XD.index_select(0, plan.queries).index_fill_(0, plan.pads, 0)  # rows past an end are nobody's
+            g = g.view(q.shape)
+            dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+            for rows, seen in blocks(q.shape[2]):
+                q_b, g_b = q[:, :, rows].flatten(1, 2), g[:, :, rows].flatten(1, 2)
+                p, damp = probabilities(q[:, :, rows], k[:, :seen], plan, rows, ctx.scale, ctx.cap)
+                flat = p.flatten(1, 2)
+                dv[:, :seen].baddbmm_(flat.transpose(1, 2), g_b)
+                ds = torch._softmax_backward_data((g_b @ v[:, :seen].transpose(1, 2)).view(p.shape), p, -1, p.dtype)
+                ds = (ds if damp is None else ds.mul_(damp)).flatten(1, 2)
+                dq[:, :, rows] = (ds @ k[:, :seen]).mul_(ctx.scale).view(dq[:, :, rows].shape)
+                dk[:, :seen].baddbmm_(ds.transpose(1, 2), q_b, alpha=ctx.scale)
+            by_query.append(dq)
+            by_key.append(dk)
+            by_value.append(dv)
+        plans = ctx.plans
+        grads = plans.packed_queries(by_query), plans.packed_keys(by_key), plans.packed_keys(by_value)
+        return *grads, None, None, None
+
+
+def gathered(plan: Plan, query_XD: Tensor, key_YD: Tensor, value_YD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q (L, G, T, D), k and v (L, T, D) of a group."""
+    width = plan.bias_B11TT.shape[-1]
+    k, v = (x.index_select(0, plan.keys).view(-1, width, x.shape[-1]) for x in (key_YD, value_YD))
+    return query_XD.index_select(0, plan.queries).view(len(k), -1, width, query_XD.shape[-1]), k, v
+
+
+def blocks(width: int) -> Iterator[tuple[slice, int]]:
+    """Slices of queries and how many keys, counted from the first, they may see."""
+    step = width if width <= 2 * BLOCK else -(-width // -(-width // BLOCK))
+    for start in range(0, width, step):
+        end = min(start + step, width)
+        yield slice(start, end), end
+
+
+def probabilities(
+    q_LGtD: Tensor, k_LsD: Tensor, plan: Plan, rows: slice, scale: float, cap: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """softmax of the scores of a block of queries, shape (L, G, t, s), and the derivative of a soft cap on them."""
+    scores = (q_LGtD.flatten(1, 2) @ k_LsD.transpose(1, 2)).mul_(scale)
+    damp = None
+    if cap is not None:
+        scores = scores.div_(cap).tanh_()
+        damp = (1 - scores**2).view(*q_LGtD.shape[:3], -1)
+        scores = scores.mul_(cap)
+    bias = plan.bias_B11TT[..., rows, : k_LsD.shape[1]]
+    scores = scores.view(len(bias), -1, q_LGtD.shape[1], *bias.shape[-2:])
+    return scores.add_(bias).flatten(0, 1).softmax(-1), damp
+
+
+ACTIVE: ContextVar[tuple[Tree, bool] | None] = ContextVar("tree", default=None)
+"""The tree being read, and whether attention caps its scores (transformers does so in its eager form only)."""
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface over the active tree: (1, H, N, D) in, (1, N, H, D) out."""
+    active = ACTIVE.get()
+    assert active is not None and dropout == 0.0, "a token tree is read outside of `reading`, or with dropout"
+    tree, capped = active
+    cap = softcap if capped else None
+    heads, size, width = query.shape[1:]
+    scale = width**-0.5 if scaling is None else scaling
+    if query.device.type != "cpu":
+        mask = tree.block_mask(sliding_window)
+        out = flex()(query, key, value, soft_cap(cap), block_mask=mask, scale=scale, enable_gqa=True)
+        return out.transpose(1, 2), None
+    dtype = value.dtype
+    q, k, v = (x.transpose(1, 2).to(dtype).reshape(-1, width) for x in (query, key, value))
+    plans = tree.plan(heads, key.shape[1], sliding_window, dtype)
+    return TreeAttention.apply(q, k, v, plans, scale, cap).view(1, size, heads, width), None
+
+
+@functools.cache
+def soft_cap(cap: float | None) -> Any:
+    """The soft cap as FlexAttention's change of a score; one function per cap, so that it is compiled once."""
+    return None if cap is None else lambda score, *_: cap * torch.tanh(score / cap)
+
+
+@functools.cache
+def flex() -> Any:
+    """FlexAttention compiled once; lengths vary from batch to batch."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@contextmanager
+def reading(tree: Tree, config: Any) -> Iterator[None]:
+    """Within it the model of this config attends along the tree."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+    before = config._attn_implementation
+    token = ACTIVE.set((tree, before == "eager"))
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        ACTIVE.reset(token)
