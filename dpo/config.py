@@ -19,6 +19,7 @@ from dpo.errors import UsageError, check_folder
 if typing.TYPE_CHECKING:
     from dpo.beta import Beta
     from dpo.data.audit import Audit
+    from dpo.data.judges.base import Judge
     from dpo.data.pair import Source
     from dpo.data.perturb import Perturbation
     from dpo.losses.base import Loss
@@ -29,6 +30,8 @@ if typing.TYPE_CHECKING:
 
 NOT_IDENTITY = (
     "audit",
+    "judge",
+    "rounds",
     "tracker",
     "output_root",
     "cache_root",
@@ -36,7 +39,7 @@ NOT_IDENTITY = (
     "train.checkpoint_every",
     "train.print_every",
 )
-"""Keys that cannot change a result; two configurations that differ only here are one run."""
+"""Keys that cannot change a run's result; two configurations that differ only here are one run."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,14 @@ class Config:
     optim: Optim
     train: Train
     evaluate: Evaluate
+    judge: Judge
+    rounds: int
     tracker: Tracking
     plain: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"rounds={self.rounds}: must be at least 1")
         self.beta.check(self.loss, self.plain["loss"]["_target_"].rsplit(".", 1)[1])
         if self.plain["model"]["dtype"] == "bfloat16" and self.train.precision == "fp32":
             raise UsageError(

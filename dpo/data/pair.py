@@ -74,6 +74,10 @@ class Source:
         """Read or generate the pairs; raises UsageError naming file and line for malformed rows."""
         raise NotImplementedError
 
+    def origin(self) -> Source:
+        """The set whose pairs the SFT stage learns and whose prompts are asked: itself, unless made from another."""
+        return self
+
     def check(self, answers: list[str], train: list[Pair]) -> dict[str, float]:
         """Format checks of sampled answers: metric name -> share in [0, 1]; none by default."""
         return {}
