@@ -96,14 +96,18 @@ def policy_of(config: Config, device: torch.device) -> Policy:
     if config.judge.run is not None:
         run = RunDir(Path(config.judge.run).expanduser())
         tokenizer = load_tokenizer(str(run.checkpoint))
-        facts = {"run": str(run.path), "checkpoint": str(run.checkpoint), "checkpoint_hash": checkpoint_hash(run)}
-        return Policy(config, tokenizer, device, facts)
+        facts: dict[str, Any] = {"run": str(run.path), "checkpoint": str(run.checkpoint)}
+        return Policy(config, tokenizer, device, facts | {"checkpoint_hash": checkpoint_hash(run)})
     cache = Path(config.cache_root)
     tokenizer = config.model.tokenizer(cache)
     start = sft_start(config, config.model, tokenizer, cache, device)
     # a folder of weights is known by them; a hub id or an adapter's folder also by how it is named and loaded
     own = files_hash(Path(start)) if (Path(start) / "config.json").is_file() else config.model.identity(cache)
-    facts = {"run": None, "checkpoint": str(start), "checkpoint_hash": key(own, config.plain["model"]["dtype"])}
+    facts: dict[str, Any] = {
+        "run": None,
+        "checkpoint": str(start),
+        "checkpoint_hash": key(own, config.plain["model"]["dtype"]),
+    }
     return Policy(config, tokenizer, device, facts)
 
 

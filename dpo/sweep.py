@@ -135,8 +135,8 @@ def checked(compose: Callable[[Sequence[str]], dict[str, Any]], point: list[str]
         config = parse(plain)
         if config.rounds > 1 or config.judge.from_start:
             raise UsageError(
-                f"rounds={config.rounds}, judge.from_start={str(config.judge.from_start).lower()}: a sweep trains single "
-                "runs; give rounds to dpo train without -m"
+                f"rounds={config.rounds}, judge.from_start={str(config.judge.from_start).lower()}: a sweep trains "
+                "single runs; give rounds to dpo train without -m"
             )
         return config.plain | rules
     except UsageError as error:

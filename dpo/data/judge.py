@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,8 +142,8 @@ def questions_of(asked: Sequence[Asked], answers: Sequence[dict[str, Any]], judg
     given: dict[str, dict[str, Given]] = defaultdict(dict)
     for row in sorted(answers, key=lambda row: row["sample"]):
         if row["text"].strip():
-            one = Given(row["sample"], row["seed"], row["text"], row["ended"])
-            given[row["prompt"]].setdefault(row["text"], one)
+            answer = Given(row["sample"], row["seed"], row["text"], row["ended"])
+            given[row["prompt"]].setdefault(row["text"], answer)
     questions = []
     for one in asked:
         different = tuple(given[one.id].values())
@@ -196,12 +196,12 @@ def pair_rows(
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """(rows of pairs.jsonl, counts by name). An answer cut at the length limit is never a chosen one."""
     said = {row["id"]: Verdict(**row) for row in verdicts.rows}
-    counts = Counter({"prompts": len(asked), "samples": len(answers.rows)})
+    counts = {"prompts": len(asked), "samples": len(answers.rows)}
     counts["empty_answers"] = sum(not row["text"].strip() for row in answers.rows)
     counts["cut_answers"] = sum(not row["ended"] for row in answers.rows)
     counts["identical_answers"] = len(asked) - len({question.id.split(".")[0] for question in questions})
     counts["questions"] = len(questions)
-    counts |= Counter(dict.fromkeys(("ties", "disagreements", "no_verdict", "chosen_cut", "pairs"), 0))
+    counts |= dict.fromkeys(("ties", "disagreements", "no_verdict", "chosen_cut", "pairs"), 0)
     plural = {"tie": "ties", "disagreement": "disagreements", "no_verdict": "no_verdict"}
     rows = []
     for question in questions:
@@ -216,7 +216,7 @@ def pair_rows(
             continue
         counts["pairs"] += 1
         rows.append(row_of(question, chosen, rejected, verdict, made_by))
-    return rows, dict(counts)
+    return rows, counts
 
 
 def row_of(
