@@ -21,11 +21,12 @@ def train(args: argparse.Namespace) -> int:
     from dpo.config import load
     from dpo.console import summary
     from dpo.results.figures import save_reward_curves
-    from dpo.rounds import asked_for, rounds
     from dpo.run import run
 
     config = load(args.overrides, args.config_dir, args.config_name)
-    if asked_for(config):
+    if not config.one_run:
+        from dpo.rounds import rounds
+
         print(rounds(config).path)
         return 0
     directory, finished = run(config)

@@ -170,6 +170,16 @@ class Config:
             )
 
     @property
+    def begins_with_answers(self) -> bool:
+        """Whether the start's own answers are judged before anything is trained."""
+        return self.judge.from_start and not self.dataset.sampled
+
+    @property
+    def one_run(self) -> bool:
+        """Whether these settings are a single run, and not rounds of sampling, judging and training."""
+        return self.rounds == 1 and not self.begins_with_answers
+
+    @property
     def reference_is_start(self) -> bool:
         """Whether the policy starts as its own reference."""
         return self.reference.path is None and self.reference.embedded is None

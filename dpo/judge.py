@@ -103,7 +103,7 @@ def policy_of(config: Config, device: torch.device) -> Policy:
     start = sft_start(config, config.model, tokenizer, cache, device)
     # a folder of weights is known by them; a hub id or an adapter's folder also by how it is named and loaded
     own = files_hash(Path(start)) if (Path(start) / "config.json").is_file() else config.model.identity(cache)
-    facts: dict[str, Any] = {
+    facts = {
         "run": None,
         "checkpoint": str(start),
         "checkpoint_hash": key(own, config.plain["model"]["dtype"]),
@@ -156,7 +156,8 @@ def make(config: Config) -> JudgedDir:
         counts["prompt_too_long"] = too_long
         say("judged: " + ", ".join(f"{name} {number:,}" for name, number in counts.items()))
         if not rows:
-            raise JudgeError(f"no pairs: {judge_name(config)} prefers none of these answers; see {directory.path}")
+            why = ", ".join(f"{name} {counts[name]}" for name in judging.WHY_NONE if counts[name])
+            raise JudgeError(f"no pairs came of {directory.path} ({why}); change the judge, or how it samples")
         facts = {"judge": judge_name(config), "policy": policy.facts, "identity": identity, "counts": counts}
         judging.write(directory, rows, facts | {"made_with": provenance(device), "config": config.plain})
     return directory

@@ -23,18 +23,13 @@ from dpo.results.figures import save_reward_curves
 from dpo.run import group_name, run
 
 
-def asked_for(config: Config) -> bool:
-    """Whether a configuration is more than one run: several rounds, or judged samples of the start before the first."""
-    return config.rounds > 1 or (config.judge.from_start and not isinstance(config.dataset, Judged))
-
-
 def rounds(config: Config) -> RunDir:
     """All rounds, or those that are missing; the directory of the last one. rounds.json lists them beside the runs."""
     name = f"{group_name(config)}-seed{config.seed}-{key(identity(config.plain), rule(config))[:8]}"
     folder = Path(config.output_root) / "rounds" / name
     plain = single(config, name)
     judged: JudgedDir | None = None
-    if config.judge.from_start and not isinstance(config.dataset, Judged):
+    if config.begins_with_answers:
         say("before round 1: the start answers")
         judged = judge_round(plain, None, 0)
         plain["dataset"] = judged_set(judged, append=False)
@@ -59,7 +54,7 @@ def rounds(config: Config) -> RunDir:
 
 def rule(config: Config) -> list[Any]:
     """What of the judge makes other rounds: its settings, what is behind its paths, and how rounds follow."""
-    return [judging.deciding(config), config.judge.facts(), config.judge.from_start, config.judge.append]
+    return [judging.deciding(config), config.judge.facts(), config.begins_with_answers, config.judge.append]
 
 
 def single(config: Config, group: str) -> dict[str, Any]:
@@ -101,8 +96,8 @@ def record(number: int, directory: RunDir, judged: JudgedDir | None) -> dict[str
 def show(done: list[dict[str, Any]]) -> None:
     """A line for each round."""
     table = Table(title="Rounds", title_justify="left")
-    names = [n for n in ("rewards/accuracies", "rewards/margins", "kl", "json_rate", "samples/length")]
-    names = [name for name in names if f"eval/{name}" in done[0]["last"]]
+    wanted = ("rewards/accuracies", "rewards/margins", "kl", "json_rate", "samples/length")
+    names = [name for name in wanted if f"eval/{name}" in done[0]["last"]]
     for title in ("round", "pairs", *names):
         table.add_column(title, justify="right")
     start = done[0]["first"]

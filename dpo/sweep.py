@@ -133,7 +133,7 @@ def checked(compose: Callable[[Sequence[str]], dict[str, Any]], point: list[str]
         plain = compose(point)
         rules = {"sweep": plain.pop("sweep")} if "sweep" in plain else {}
         config = parse(plain)
-        if config.rounds > 1 or config.judge.from_start:
+        if not config.one_run:
             raise UsageError(
                 f"rounds={config.rounds}, judge.from_start={str(config.judge.from_start).lower()}: a sweep trains "
                 "single runs; give rounds to dpo train without -m"

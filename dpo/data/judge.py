@@ -27,6 +27,9 @@ from dpo.records import read_json, write_atomically, write_json
 ENOUGH = 10
 """Questions after which the share without a verdict is looked at."""
 
+WHY_NONE = ("identical_answers", "ties", "disagreements", "no_verdict", "chosen_cut")
+"""Counts of what makes no pair."""
+
 Answerer = Callable[[Sequence[Text], Sequence[int]], list[Answer]]
 """Answers to prompts, each drawn with its seed."""
 
@@ -201,7 +204,7 @@ def pair_rows(
     counts["cut_answers"] = sum(not row["ended"] for row in answers.rows)
     counts["identical_answers"] = len(asked) - len({question.id.split(".")[0] for question in questions})
     counts["questions"] = len(questions)
-    counts |= dict.fromkeys(("ties", "disagreements", "no_verdict", "chosen_cut", "pairs"), 0)
+    counts |= dict.fromkeys((*WHY_NONE[1:], "pairs"), 0)
     plural = {"tie": "ties", "disagreement": "disagreements", "no_verdict": "no_verdict"}
     rows = []
     for question in questions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dpo.build import build
 from dpo.data.files import read_pairs
@@ -21,6 +21,8 @@ class Judged(Source):
     That set, which the folder's provenance names, gives the evaluation pairs, the prompts to answer and the format
     checks; and it stays what the SFT stage learns, so that training begins where the sampled policies did.
     """
+
+    sampled: ClassVar[bool] = True
 
     path: str
     append: bool

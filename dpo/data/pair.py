@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from dpo.errors import UsageError
 
@@ -64,6 +64,9 @@ class Split:
 
 class Source:
     """A data set. A subclass is a frozen dataclass of its options; `load` must depend on nothing else."""
+
+    sampled: ClassVar[bool] = False
+    """Whether its training pairs are a policy's own answers, judged."""
 
     @property
     def drops_long_prompts(self) -> bool:

@@ -117,6 +117,9 @@ class Endpoint(Judge):
             pool = ThreadPoolExecutor(self.workers)
             try:
                 return list(pool.map(functools.partial(judge, recall=recall), questions))
+            except BaseException as error:
+                chat.give_up(f"interrupted ({type(error).__name__})")  # no further attempt of those still waiting
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)  # questions not yet begun are left for the next time
 
