@@ -44,7 +44,7 @@ def rounds(config: Config) -> RunDir:
             save_reward_curves(directory)
             summary(directory)
         done.append(record(number, directory, judged))
-        write_json(folder / "rounds.json", {"rounds": done})
+        keep(folder / "rounds.json", done)
         if number < config.rounds:
             judged = judge_round(plain, directory, number)
             plain["dataset"] = judged_set(judged, config.judge.append)
@@ -91,6 +91,12 @@ def record(number: int, directory: RunDir, judged: JudgedDir | None) -> dict[str
         "first": result["first"],
         "last": result["last"],
     }
+
+
+def keep(path: Path, done: list[dict[str, Any]]) -> None:
+    """Write what is done so far, and what an earlier command with more rounds did beyond it."""
+    earlier = read_json(path)["rounds"] if path.exists() else []
+    write_json(path, {"rounds": [*done, *earlier[len(done) :]]})
 
 
 def show(done: list[dict[str, Any]]) -> None:

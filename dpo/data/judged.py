@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,7 +60,9 @@ class Judged(Source):
 
     def load(self) -> Split:
         source = self.asked().load()
-        pairs = read_pairs(self.directory().pairs)
+        directory = self.directory()
+        by = f"judged by {read_json(directory.provenance)['judge']}"
+        pairs = [replace(pair, source=by) for pair in read_pairs(directory.pairs)]
         earlier = source.train if self.append else []
         counts: dict[str, Any] = {"rows": len(pairs) + len(earlier) + len(source.evaluation), "judged": len(pairs)}
         return Split(distinct([*pairs, *earlier], counts), source.evaluation, source.prompts, counts)
