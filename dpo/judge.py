@@ -32,6 +32,7 @@ UNREAD = ("adapter", "beta", "evaluate", "loss", "optim", "perturb", "reference"
 OF_A_RUN = ("model", "sft", "train")
 """What a finished run decides itself, but for where it is computed."""
 WHERE = ("train.device", "train.threads")
+VERSION = 1  # raise it when sampling or a judge's rule changes, so that no folder goes on with the old one's answers
 
 
 def from_overrides(overrides: Sequence[str]) -> Config:
@@ -179,6 +180,6 @@ def naming(
     """(a name for people, eight hex digits of everything that decides answers and verdicts)."""
     prompts = [(one.id, text, one.references) for one, text in zip(asked, texts, strict=True)]
     weights, precision = policy.facts["checkpoint_hash"], config.train.precision
-    identity = key(weights, precision, prompts, deciding(config), judge_facts)[:8]
+    identity = key(VERSION, weights, precision, prompts, deciding(config), judge_facts)[:8]
     origin = type(config.dataset.origin()).__module__.rsplit(".", 1)[1]
     return f"{origin}-{judge_name(config)}", identity

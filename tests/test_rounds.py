@@ -103,6 +103,11 @@ def test_finished_rounds_are_not_repeated(three, root, loop, capsys) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*.jsonl")}
 
 
+def test_a_round_is_reproduced_from_its_run_yaml(three) -> None:
+    """As any run."""
+    assert main(["reproduce", three[1]["run"]]) == 0
+
+
 def test_without_append_a_round_trains_on_its_own_pairs_alone(loop, root, three) -> None:
     """judge.append=false is another loop that shares its first judged folder."""
     before = set(root.glob("rounds/*"))

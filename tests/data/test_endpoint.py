@@ -220,6 +220,14 @@ def test_an_answer_that_is_no_completion_is_no_verdict(content) -> None:
         assert ask(server.url)[0].outcome == "no_verdict"
 
 
+def test_half_a_surrogate_pair_in_a_reply_can_be_written() -> None:
+    """JSON can spell it, UTF-8 cannot."""
+    kept: dict[str, str] = {}
+    with Server(lambda n, body: (200, said("\ud800\nVerdict: A"), {})) as server:
+        ask(server.url, kept=kept)
+    assert list(kept.values()) == ["?\nVerdict: A"] * 2
+
+
 def test_the_key_is_in_the_header_and_nowhere_else(monkeypatch) -> None:
     """Not in replies or errors, even where the server repeats it; not in the judge's own text."""
     monkeypatch.setenv("TOY_KEY", KEY)

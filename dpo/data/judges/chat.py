@@ -140,4 +140,4 @@ def text_of(answer: bytes) -> str:
         content = json.loads(answer)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return ""
-    return content if isinstance(content, str) else ""
+    return content.encode("utf-8", "replace").decode() if isinstance(content, str) else ""
