@@ -18,6 +18,21 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 from dpo.results.estimate import Estimate
 
+__all__ = [
+    "Estimate",
+    "bootstrap",
+    "clustered_mean",
+    "clustered_share",
+    "clustered_slope",
+    "holm",
+    "mean",
+    "paired",
+    "paired_pairs",
+    "share_difference",
+    "unpaired",
+    "wilson",
+]
+
 Array = NDArray[np.float64]
 ROUNDING = 1e-12
 """Relative size below which the difference of two float64 numbers is rounding."""

@@ -17,6 +17,18 @@ from dpo.results.labels import DEFAULT, label
 from dpo.results.over_pairs import share_over_pairs, slope_over_pairs
 from dpo.results.stats import Estimate
 
+__all__ = [
+    "Cell",
+    "Table",
+    "by_arm",
+    "calibration_table",
+    "differences",
+    "failed_table",
+    "length_table",
+    "provenance_table",
+    "runs_table",
+]
+
 CALIBRATION = ("ece", "ece_mass", "brier", "nll", "temperature", "beta")
 LENGTH_CLASSES = {"chosen longer": "chosen longer", "equal lengths": "equal", "chosen shorter": "chosen shorter"}
 
