@@ -19,7 +19,7 @@ from dpo.data.tokens import TokenPair
 from dpo.evaluate import calibration, length
 from dpo.evaluate.drift import kl
 from dpo.evaluate.held_out import evaluate_pairs, noise_floor
-from dpo.evaluate.samples import Answer, answer, describe
+from dpo.evaluate.samples import Answer, answer, describe, repetition
 from dpo.loop import Trainee
 from dpo.metrics import PairRows, scalars, token_means
 from dpo.progress import say
@@ -106,6 +106,7 @@ class Evaluator:
             "completion": a.text,
             "tokens": len(a.ids),
             "ended": a.ended,
+            "repetition": repetition(a.ids),
         }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpo.results.stats import Estimate
+from dpo.results.estimate import Estimate
 
 
 @dataclass(frozen=True)

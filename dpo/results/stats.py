@@ -24,11 +24,11 @@ __all__ = [
     "clustered_mean",
     "clustered_share",
     "clustered_slope",
+    "difference",
     "holm",
     "mean",
     "paired",
     "paired_pairs",
-    "share_difference",
     "unpaired",
     "wilson",
 ]
@@ -200,16 +200,17 @@ def clustered_share(
     return Estimate(share, low, high, n, f"Wilson, {count} prompts", level, of)
 
 
-def share_difference(after: tuple[float, float], before: tuple[float, float], of: str = "samples") -> Estimate:
-    """Difference of two independent shares, each as (successes, n): Newcombe's hybrid score interval (1998,
-    Statistics in Medicine 17, method 10), at 95 %.
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """a - b of two independent estimates, from their own intervals (MOVER: Zou and Donner 2008, Statistics in Medicine
+    27). Of two Wilson intervals it is Newcombe's hybrid score interval (1998, Statistics in Medicine 17, method 10).
     """
-    a, b = wilson(*after), wilson(*before)
-    assert a.low is not None and a.high is not None and b.low is not None and b.high is not None
-    value = a.value - b.value
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Estimate(value, low, high, round(min(after[1], before[1])), "Newcombe", of=of)
+    value, n = a.value - b.value, min(a.n, b.n)
+    if a.interval is None or b.interval is None:
+        return none(value, n, a.of, a.missing or b.missing, a.level)
+    low = value - math.hypot(a.value - a.interval[0], b.interval[1] - b.value)
+    high = value + math.hypot(a.interval[1] - a.value, b.value - b.interval[0])
+    method = "Newcombe" if a.method == b.method == "Wilson" else "MOVER"
+    return Estimate(value, low, high, n, method, a.level, a.of)
 
 
 def unpaired(a: Iterable[float], b: Iterable[float], level: float = 0.95, of: str = "runs") -> Estimate:

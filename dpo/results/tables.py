@@ -12,10 +12,10 @@ from dpo.results.arms import ABSENT, Arm, shown, title
 from dpo.results.cells import Cell as Cell
 from dpo.results.cells import Table as Table
 from dpo.results.comparable import blank_columns, require_comparable
+from dpo.results.estimate import Estimate
 from dpo.results.frames import Run, Runs
 from dpo.results.labels import DEFAULT, label
-from dpo.results.over_pairs import share_over_pairs, slope_over_pairs
-from dpo.results.stats import Estimate
+from dpo.results.over_pairs import share_over_pairs, slope_over_pairs, tables
 
 __all__ = [
     "Cell",
@@ -168,12 +168,16 @@ def length_table(runs: Runs, keys: str | Sequence[str] = ()) -> Table:
     columns += ["truncated, chosen", "truncated, rejected", label("length/slope"), "slope of d (nats per token)"]
     rows = []
     for arm in arms:
-        accuracy = [share_over_pairs(arm.runs, None), over_seeds(arm, "length/longer_wins")]
-        accuracy += [share_over_pairs(arm.runs, ("length_class", name)) for name in LENGTH_CLASSES.values()]
-        accuracy += [share_over_pairs(arm.runs, ("balanced", True))]
+        of, frames = ids(arm.runs), tables(arm.runs)
+        subsets = [[f[f["length_class"] == name] for f in frames] for name in LENGTH_CLASSES.values()]
+        subsets.append([f[f["balanced"]] for f in frames])
+        accuracy = [Cell(share_over_pairs(frames), of), over_seeds(arm, "length/longer_wins")]
+        accuracy += [filled(share_over_pairs(subset), of, "no such pairs") for subset in subsets]
         cut = [truncated(arm.runs, side) for side in ("chosen", "rejected")]
-        slope = Cell(None, ids(arm.runs), blank["length/slope"]) if "length/slope" in blank else None
-        slopes = [slope or slope_over_pairs(arm.runs, "margin"), slope_over_pairs(arm.runs, "d")]
+        flat = "the length difference does not vary, or too few pairs"
+        slopes = [filled(slope_over_pairs(frames, column), of, flat) for column in ("margin", "d")]
+        if "length/slope" in blank:
+            slopes[0] = Cell(None, of, blank["length/slope"])
         rows.append((*arm_cells(arm), *accuracy, *cut, *slopes))
     caption = (
         "Accuracy on the evaluation pairs beside the rule that the longer answer wins, and how the margin grows with "
@@ -181,6 +185,11 @@ def length_table(runs: Runs, keys: str | Sequence[str] = ()) -> Table:
         "by prompt, and the one over seeds."
     )
     return Table("length", caption, (*arm_columns(arms), *columns), tuple(rows), missing_seeds(arms))
+
+
+def filled(estimate: Estimate | None, of: tuple[str, ...], reason: str) -> Cell:
+    """A cell with the estimate, or blank with the reason."""
+    return Cell(estimate, of, "" if estimate else reason)
 
 
 def truncated(runs: Sequence[Run], side: str) -> Cell:
