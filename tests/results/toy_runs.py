@@ -128,9 +128,18 @@ def write_run(
         logged |= {"kl_n": 8.0, "samples/repetition": 0.0, "samples/eos_rate": 1.0}
         logged["json_rate"] = float(np.mean([row["completion"] != "prose" for row in sampled]))
         rows.append(
-            {"step": step, "kind": "eval", **{f"eval/{k}": v for k, v in logged.items()}, "time/evaluation": 1.0}
+            {
+                "step": step,
+                "kind": "eval",
+                "train/global_step": step,
+                **{f"eval/{k}": v for k, v in logged.items()},
+                "time/evaluation": 1.0,
+            }
         )
-    steps = [{"step": k, "kind": "train", "train/loss": 0.7 - 0.1 * k, "time/step": 0.1} for k in range(1, 5)]
+    steps = [
+        {"step": k, "kind": "train", "train/global_step": k, "train/loss": 0.7 - 0.1 * k, "time/step": 0.1}
+        for k in range(1, 5)
+    ]
     directory.append(directory.metrics, [rows[0], *steps, rows[1]])
     hashes = {
         "eval_pairs_hash": f"pairs-of-{data:09}",
