@@ -15,6 +15,22 @@ from dpo.results import stats
 from dpo.results.estimate import Estimate
 from dpo.results.frames import Run
 
+SHARES = ("win", "displaced")
+METRICS = {
+    "rewards/accuracies": "win",
+    "displacement": "displaced",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "rewards/margins": "margin",
+    "logratios/chosen": "c",
+    "logratios/rejected": "r",
+    "logratios/margins": "d",
+    "logps/chosen": "chosen_logp",
+    "logps/rejected": "rejected_logp",
+    "logps/chosen_change": "chosen_change",
+    "logps/rejected_change": "rejected_change",
+}
+"""Metrics that are means over pairs -> the column of the per-pair tables."""
 KEYS = ["id", "prompt", "length_difference"]
 
 
@@ -82,6 +98,26 @@ def accuracy_gap(frames: Sequence[pd.DataFrame]) -> Estimate | None:
     unequal = [frame[frame["length_difference"] != 0] for frame in frames]
     marked = [frame.assign(longer=frame["length_difference"] > 0) for frame in unequal]
     return slope_over_pairs(marked, "win", "longer") if all(map(len, marked)) else None
+
+
+def estimate(frames: Sequence[pd.DataFrame], metric: str) -> Estimate | None:
+    """A metric of `METRICS` from the tables of pairs; None for any other."""
+    if metric not in METRICS:
+        return None
+    column = METRICS[metric]
+    return share_over_pairs(frames, column) if column in SHARES else mean_over_pairs(frames, column)
+
+
+def difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> Estimate | None:
+    """The difference of a metric of `METRICS` between runs of the same seeds, by seed and pair id; over pairs."""
+    column = METRICS.get(metric, "")
+    both = [
+        a.pairs().merge(b.pairs(), on=["id", "prompt", "length_difference"]) for a, b in zip(ours, theirs, strict=True)
+    ]
+    if not column or any(f"{column}_x" not in frame for frame in both):
+        return None
+    changes = [f.assign(change=f[f"{column}_x"].astype(float) - f[f"{column}_y"].astype(float)) for f in both]
+    return mean_over_pairs(changes, "change")
 
 
 def sampled_change(runs: Sequence[Run], column: str) -> tuple[float, float, Estimate] | None:
