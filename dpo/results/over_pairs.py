@@ -70,13 +70,16 @@ def share_over_pairs(frames: Sequence[pd.DataFrame], column: str = "win") -> Est
     return wider(over_pairs, stats.mean([float(frame[column].mean()) for frame in frames]))
 
 
-def mean_over_pairs(frames: Sequence[pd.DataFrame], column: str) -> Estimate | None:
-    """The mean of a column over pairs; None where there are no pairs or the tables lack the column."""
+def mean_over_pairs(frames: Sequence[pd.DataFrame], column: str, share: bool = False) -> Estimate | None:
+    """The mean of a column over pairs; None where there are no pairs or the tables lack the column. With `share` the
+    column is a difference of shares, from -1 to 1.
+    """
     frames = [frame for frame in frames if len(frame)]
     if not have(frames, column):
         return None
     means = pair_means(frames, column)
-    over_pairs = stats.clustered_mean(means[column], list(means["prompt"]))
+    estimated = stats.clustered_change if share else stats.clustered_mean
+    over_pairs = estimated(means[column], list(means["prompt"]))
     return wider(over_pairs, stats.mean([float(frame[column].mean()) for frame in frames]))
 
 
@@ -117,7 +120,7 @@ def difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> Estim
     if not column or any(f"{column}_x" not in frame for frame in both):
         return None
     changes = [f.assign(change=f[f"{column}_x"].astype(float) - f[f"{column}_y"].astype(float)) for f in both]
-    return mean_over_pairs(changes, "change")
+    return mean_over_pairs(changes, "change", column in SHARES)
 
 
 def sampled_change(runs: Sequence[Run], column: str) -> tuple[float, float, Estimate] | None:
@@ -139,7 +142,8 @@ def sampled_change(runs: Sequence[Run], column: str) -> tuple[float, float, Esti
         changes.append(both[["prompt", "draw", "change"]])
         ends.append((float(both[f"{column}_first"].mean()), float(both[f"{column}_last"].mean())))
     means = pd.concat(changes).groupby(["prompt", "draw"], as_index=False, sort=False).mean()
-    over_answers = stats.clustered_mean(means["change"], list(means["prompt"]), of="answers")
+    estimated = stats.clustered_mean if column == "tokens" else stats.clustered_change
+    over_answers = estimated(means["change"], list(means["prompt"]), of="answers")
     change = wider(over_answers, stats.mean([float(frame["change"].mean()) for frame in changes]))
     before, after = (sum(values) / len(values) for values in zip(*ends, strict=True))
     return before, after, change

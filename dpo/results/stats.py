@@ -21,6 +21,7 @@ from dpo.results.estimate import Estimate
 __all__ = [
     "Estimate",
     "bootstrap",
+    "clustered_change",
     "clustered_mean",
     "clustered_share",
     "clustered_slope",
@@ -145,6 +146,21 @@ def clustered_mean(
     error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(x)
     method = "t" if count == len(x) else f"cluster t over {count} prompts"
     return t_estimate(float(x.mean()), error, count - 1, len(x), of, method, level)
+
+
+def clustered_change(
+    values: Iterable[float], clusters: Sequence[Hashable], of: str = "pairs", level: float = 0.95
+) -> Estimate:
+    """`clustered_mean` of values from -1 to 1 (changes of shares). Where all are equal, (1 + value) / 2 is taken for a
+    share and has the interval of `clustered_share`: every answer turned round is evidence, and none turned is some.
+    """
+    x = finite(values)
+    e = clustered_mean(x, clusters, of, level)
+    if e.missing != EQUAL:
+        return e
+    share = clustered_share((1 + x) / 2, clusters, of, level)
+    assert share.low is not None and share.high is not None
+    return replace(share, value=e.value, low=2 * share.low - 1, high=2 * share.high - 1)
 
 
 def clustered_slope(

@@ -94,6 +94,17 @@ def write_and_load(folder, **settings):
     return load_run(write_run(folder, **settings).path)
 
 
+def test_answers_that_all_turned_into_json_are_a_change(tmp_path) -> None:
+    """From none to all, over twenty prompts: no spread, and no doubt."""
+    made = write_run(tmp_path)
+    rows = [json.loads(line) for line in made.samples.read_text().splitlines()]
+    told = [{"completion": "{}" if row["step"] else "prose", "prompt": f"p{i % 21}"} for i, row in enumerate(rows)]
+    rows = [row | text for row, text in zip(rows, told, strict=True)]
+    made.samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = named(findings(load_run(made.path)).did)["json_rate"]
+    assert found.estimate.value == 1 and found.estimate.low > 0 and "0.000 to 1.000" in found.sentence
+
+
 def test_a_falling_chosen_side_is_explained(tmp_path) -> None:
     """The flag, the item, and a paragraph with the figures."""
     made = write_run(tmp_path, gain=6.0)

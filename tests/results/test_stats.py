@@ -239,6 +239,17 @@ def test_clustered_shares_at_the_edge_count_prompts() -> None:
     assert stats.clustered_share(hits, list("abcd")).interval == stats.wilson(3, 4).interval
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+def test_changes_of_shares_that_are_all_equal_have_an_interval(value: float) -> None:
+    """Twenty answers that all turned round show it; twenty that stayed do not show that none would turn."""
+    e = stats.clustered_change([value] * 20, list(range(20)))
+    low, high = stats.wilson(10 + 10 * value, 20).interval or (0, 0)
+    assert (e.value, e.low, e.high) == (value, pytest.approx(2 * low - 1), pytest.approx(2 * high - 1))
+    assert e.shown == (value != 0)
+    mixed = [1.0, 0.0, 1.0, -1.0]
+    assert stats.clustered_change(mixed, list("abcd")) == stats.clustered_mean(mixed, list("abcd"))
+
+
 def test_holm_keeps_the_family_s_error_at_five_percent() -> None:
     """Ten true null differences of five seeds: at least one shown in 5 % of the families at most."""
     g = np.random.default_rng(0)
