@@ -57,7 +57,8 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
     import torch
 
     from bench.material import set_adapter
-    from dpo import run
+    from dpo import start as begin
+    from dpo.accumulate import drive
     from dpo.logps import Scorer
     from dpo.loop import Trainee, total_steps, train
     from dpo.metrics import FP32_TIE
@@ -71,14 +72,14 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
             if kind == "train":
                 watch.step(values["loss"])
 
-    cache, device = Path(config.cache_root), run.pick_device(config.train.device)
-    torch.set_num_threads(config.train.threads or run.default_threads())
+    cache, device = Path(config.cache_root), begin.pick_device(config.train.device)
+    torch.set_num_threads(config.train.threads or begin.default_threads())
     tokenizer = config.model.tokenizer(cache)
-    pairs, _ = run.tokens(config.dataset.load().train, tokenizer, config)
+    pairs, _ = begin.tokens(config.dataset.load().train, tokenizer, config)
     start = config.model.folder(cache)
-    model = config.adapter.attach(run.load(start, config), config.seed)
+    model = config.adapter.attach(begin.load(start, config), config.seed)
     set_adapter(model)
-    reference = run.make_reference(config, model, start, tokenizer, cache, device)
+    reference = begin.make_reference(config, model, start, tokenizer, cache, device)
     limits = config.train.max_length, tokenizer.pad_token_id, config.train.token_budget, cache
     known, hits = reference.known(pairs, config.loss.needs, *limits)
     scorer = Scorer(model, layout_of(model.config, config.train.layout)[0])
@@ -92,7 +93,7 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
         if step == 0:  # the loop reads from it what counts as a tie
             recorder.log(0, "eval", {"tie": FP32_TIE}, {})
 
-    train(trainee, config.optim, config.train, recorder, no_evaluation)
+    drive(train(trainee, config.optim, config.train, recorder, no_evaluation))
     return hits.count(False)
 
 

@@ -188,7 +188,13 @@ class LoraLinear(nn.Module):
     def forward(self: Any, x: Tensor, *more: Any, **named: Any) -> Tensor:
         base, active = self.base_layer, self.active_adapters
         name = active[0] if len(active) == 1 else None
-        plain = name in self.lora_A and name not in self.lora_variant and not (more or named)
+        # another project's, or a stacked sweep's, own module in the adapter's place computes for itself
+        plain = (
+            name in self.lora_A
+            and type(self.lora_A[name]) is type(self.lora_B[name]) is nn.Linear
+            and name not in self.lora_variant
+            and not (more or named)
+        )
         if self.disable_adapters or self.merged or not plain or not isinstance(base, nn.Linear):
             return super().forward(x, *more, **named)
         a, b, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
