@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -142,7 +143,8 @@ def compare(case: Case, their_runs: list[dict[str, Any]], our_runs: list[dict[st
         raise Wrong(f"{case.name}: TRL took {len(a)} steps, we {len(b)}, asked for {case.steps * case.betas}")
     difference = max(abs(x - y) for x, y in zip(a, b, strict=True))
     moved = max(abs(x - a[0]) for x in a)
-    if not difference <= case.tolerance or moved < 2 * difference:
+    finite = all(map(math.isfinite, a + b))  # max() would pass over a NaN
+    if not finite or difference > case.tolerance or moved < 2 * difference:
         raise Wrong(
             f"{case.name}: losses differ by {difference:.3g} (allowed {case.tolerance}, moved by {moved:.3g})"
             f"\n  TRL  {a}\n  ours {b}"

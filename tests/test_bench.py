@@ -1,0 +1,82 @@
+"""The bench asks both sides the same, counts work by its definition, and fails on fast wrong numbers."""
+
+import dataclasses
+
+import pytest
+
+from bench import page
+from bench.__main__ import Wrong, compare, ratios, summary
+from bench.cases import CASES, by_name, growth
+from bench.material import in_our_order, pairs, word, work
+
+TINY = by_name("train_tiny_fp32")
+
+
+def side(losses, seconds=1.0, peak=100.0):
+    """What a process wrote."""
+    return {"losses": losses, "step_seconds": [seconds], "peak_mb": peak, "first_step": 2.0, "process": 3.0}
+
+
+def test_every_ratio_has_an_aim():
+    """The page knows what each case is meant to reach."""
+    assert {case.name for case in CASES} | {"peak_memory_135m_long_prompt"} == set(page.TARGETS)
+
+
+def test_every_step_reads_new_pairs_in_the_same_order_on_both_sides():
+    """TRL's file in order is our seeded order; no pair comes twice."""
+    ours, theirs = pairs(TINY), in_our_order(TINY)
+    assert len(theirs) == TINY.steps * TINY.batch
+    assert sorted(row["id"] for row in ours) == sorted(row["id"] for row in theirs)
+    assert [row["id"] for row in ours] != [row["id"] for row in theirs]
+
+
+def test_pairs_have_the_lengths_the_case_says():
+    """About 36 tokens a side with the end, two thirds of them completion."""
+    rows = pairs(TINY)
+    prompt = sum(len(row["prompt"].split()) for row in rows) / len(rows)
+    answer = sum(len(row[side].split()) + 1 for row in rows for side in ("chosen", "rejected")) / (2 * len(rows))
+    assert prompt + answer == pytest.approx(36, abs=1.5) and answer / (prompt + answer) == pytest.approx(
+        2 / 3, abs=0.04
+    )
+
+
+def test_work_is_two_times_parameters_times_tokens(monkeypatch):
+    """One pair, counted by hand: blocks at every token, the head at completion tokens, backward as much again."""
+    shape = dataclasses.replace(TINY.shape, layers=1, width=4, heads=2, key_heads=1, mlp=8, vocabulary=10)
+    case = dataclasses.replace(TINY, shape=shape, steps=1)
+    row = {"prompt": f"{word(1)} {word(2)} ", "chosen": word(3), "rejected": f"{word(4)} {word(5)}"}
+    monkeypatch.setattr("bench.material.pairs", lambda case: [row])
+    block = 2 * 4 * 4 + 2 * 4 * 2 + 3 * 4 * 8
+    forward = 2 * (block * (2 + 2 + 3) + 10 * 4 * 5)
+    assert work(case, shared_prompt=True) == 2 * forward
+    assert work(case, shared_prompt=False) == 2 * (forward + 2 * block * 2)
+    assert work(dataclasses.replace(case, adapter="full"), shared_prompt=True) == 3 * forward
+
+
+def test_a_fast_wrong_number_fails():
+    """Losses that differ, stand still, or are too few are refused; equal ones that move are not."""
+    case = dataclasses.replace(TINY, steps=2)
+    good = [side([0.7, 0.5])]
+    assert compare(case, good, [side([0.7, 0.5 + 1e-5])]) == pytest.approx(1e-5, rel=1e-3)
+    for wrong in ([0.7, 0.6], [0.7], [0.7, float("nan")]):
+        with pytest.raises(Wrong):
+            compare(case, good, [side(wrong)])
+    with pytest.raises(Wrong):  # training that changes nothing proves nothing
+        compare(case, [side([0.7, 0.7])], [side([0.7, 0.7 + 1e-4])])
+
+
+def test_ratios_are_their_median_over_ours():
+    """Time for every case, and memory for long prompts in fp32."""
+    name = "train_135m_long_prompt_fp32"
+    case = by_name(name)
+    a = summary(case, [side([], s, 900.0) for s in (9.0, 1.0, 6.0)])
+    b = summary(case, [side([], s, 300.0) for s in (2.0, 50.0, 1.0)])
+    rows = {name: {"trl": a, "ours": b, "ratio": a["seconds"] / b["seconds"]}}
+    assert ratios(rows) == {name: 3.0, "peak_memory_135m_long_prompt": 3.0}
+
+
+def test_growth_exponents():
+    """Linear is 1, flat is 0; every growth case has its base."""
+    assert page.exponent(2.0, 20.0, 10) == pytest.approx(1) and page.exponent(5.0, 5.0, 4) == 0
+    names = [case.name.rsplit("/", 1)[0] for case in growth()]
+    assert all(names.count(name) == 2 for name in names)
