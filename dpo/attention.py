@@ -129,13 +129,13 @@ def attend(
     cap = softcap if capped else None
     heads, size, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions may have widened them
     if query.device.type != "cpu":
         mask = tree.block_mask(sliding_window)
         out = flex()(query, key, value, soft_cap(cap), block_mask=mask, scale=scale, enable_gqa=True)
         return out.transpose(1, 2), None
-    dtype = value.dtype
-    q, k, v = (x.transpose(1, 2).to(dtype).reshape(-1, width) for x in (query, key, value))
-    plans = tree.plan(heads, key.shape[1], sliding_window, dtype)
+    q, k, v = (x.transpose(1, 2).reshape(-1, width) for x in (query, key, value))
+    plans = tree.plan(heads, key.shape[1], sliding_window, value.dtype)
     return TreeAttention.apply(q, k, v, plans, scale, cap).view(1, size, heads, width), None
 
 
