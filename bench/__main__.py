@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ OPTIONS = {
     "train_135m_long_prompt_bf16": [{}, {"weights": "bfloat16"}],
 }
 """Settings of TRL that are tried beside BEST; the fastest counts."""
-OURS = {"train_tiny_fp32": ["train.threads=1"], "sweep8_tiny": ["train.threads=1"]}
+OURS = {"train_tiny_fp32": ([], ["train.threads=1"]), "sweep8_tiny": ([], ["train.threads=1"])}
+"""Settings of ours that are tried, for the same reason as TINY_THREADS; the fastest counts."""
 TINY_THREADS = ("train_tiny_fp32",)
 """Very small models may be faster on one thread: TRL is timed with one and with all, and its faster one counts."""
 
@@ -73,9 +75,9 @@ def theirs(case: Case, settings: dict[str, Any], threads: int | None = None) -> 
     return joined(runs)
 
 
-def ours(case: Case) -> dict[str, Any]:
-    """Our side: one process, also for a sweep."""
-    return timed("bench.ours", [case.name, str(model_folder(case, CACHE)), "CACHE", "OUT", *OURS.get(case.name, [])])
+def ours(case: Case, cache: str = "CACHE", settings: Sequence[str] = ()) -> dict[str, Any]:
+    """Our side: one process, also for a sweep; with an empty cache of its own unless one is given."""
+    return timed("bench.ours", [case.name, str(model_folder(case, CACHE)), cache, "OUT", *settings])
 
 
 def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -89,15 +91,20 @@ def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def measure(case: Case) -> dict[str, Any]:
     """Both sides in turn, `repeats` times; medians, losses compared."""
-    our_runs, their_runs = [], {}
+    all_ours: dict[int, list[dict[str, Any]]] = {}
+    their_runs: dict[int, list[dict[str, Any]]] = {}
+    tried = OURS.get(case.name, ([],))
     for repeat in range(case.repeats):
         for number, (settings, threads) in enumerate(choices(case)):
             run = theirs(case, settings, threads)
             their_runs.setdefault(number, []).append(run)
             say(f"  TRL {settings}{f' threads={threads}' if threads else ''}: {seconds_of(case, run):.4f} s")
-        our_runs.append(ours(case))
-        say(f"  ours ({repeat + 1} of {case.repeats}): {seconds_of(case, our_runs[-1]):.4f} s")
-    best = min(their_runs, key=lambda n: statistics.median(seconds_of(case, r) for r in their_runs[n]))
+        for number, mine in enumerate(tried):
+            run = ours(case, settings=mine)
+            all_ours.setdefault(number, []).append(run)
+            say(f"  ours {' '.join(mine)}: {seconds_of(case, run):.4f} s ({repeat + 1} of {case.repeats})")
+    best, our_best = fastest(case, their_runs), fastest(case, all_ours)
+    our_runs = all_ours[our_best]
     settings, threads = choices(case)[best]
     row = {
         "unit": "seconds per sweep" if case.betas > 1 else "seconds per step",
@@ -106,6 +113,7 @@ def measure(case: Case) -> dict[str, Any]:
         "pairs": case.pairs,
         "betas": case.betas,
         "trl_settings": settings | ({"threads": threads} if threads else {}),
+        "our_settings": list(tried[our_best]),
         "trl_all": {str(choices(case)[n]): summary(case, runs) for n, runs in their_runs.items()},
         "trl": summary(case, their_runs[best]),
         "ours": summary(case, our_runs),
@@ -114,6 +122,11 @@ def measure(case: Case) -> dict[str, Any]:
     }
     row["ratio"] = row["trl"]["seconds"] / row["ours"]["seconds"]
     return row
+
+
+def fastest(case: Case, runs: dict[int, list[dict[str, Any]]]) -> int:
+    """Which settings had the smallest median."""
+    return min(runs, key=lambda n: statistics.median(seconds_of(case, run) for run in runs[n]))
 
 
 def choices(case: Case) -> list[tuple[dict[str, Any], int | None]]:
@@ -167,7 +180,7 @@ def growing() -> dict[str, Any]:
     for case in growth():
         _, what, factor = case.name.split("/")
         runs = [ours(case) for _ in range(case.repeats)]
-        whole = statistics.median(run["process"] for run in runs) - runs[0]["first_step"]
+        whole = statistics.median(run["total"] - run["first_step"] for run in runs)
         step = statistics.median(statistics.median(run["step_seconds"]) for run in runs)
         seconds = whole if what in ("pairs", "grid") else step
         peak = statistics.median(run["peak_mb"] for run in runs)
@@ -182,7 +195,10 @@ def growing() -> dict[str, Any]:
         rows["exponents"] = {
             name: page.exponent(a[name], b[name], int(large) / int(small)) for name in ("seconds", "peak_mb")
         }
-    return table
+    with tempfile.TemporaryDirectory() as cache:
+        passes = [ours(growth()[-1], cache)["misses"] for _ in range(2)]
+    say(f"reference passes of a sweep and of the same sweep again: {passes}")
+    return table | {"passes": passes}
 
 
 def peaks() -> dict[str, float]:

@@ -42,7 +42,7 @@ def text(results: dict[str, Any]) -> str:
         "batches, steps and precision, in turn and in processes of their own; medians over the repeats; the losses of",
         "both sides are compared in the same run. TRL runs at its best settings (reference precomputed, no",
         "checkpointing; for bf16 with float32 and with bfloat16 weights, for the tiny shape with one thread and with",
-        "all: the fastest counts).",
+        "all, as ours: the fastest counts).",
         "",
         f"Machine: {m['cpu']}, {m['cores']} cores, {m['memory_gb']} GB. Matrix products at most",
         f"{peak['float32']:.0f} GFLOP/s in fp32 and {peak['bfloat16']:.0f} in bf16, measured in the same run.",
@@ -87,13 +87,16 @@ def growth(table: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for what, rows in table.items():
+        if what == "passes":
+            continue
         (small, a), (large, b) = [(k, v) for k, v in rows.items() if k != "exponents"]
         e = rows["exponents"]
         lines.append(
             f"| {what} x {int(large) // int(small)} | {a['seconds']:.3f} to {b['seconds']:.3f} | {e['seconds']:.2f} "
             f"| {a['peak_mb']:.0f} to {b['peak_mb']:.0f} | {e['peak_mb']:.2f} | {b['reference_passes']} |"
         )
-    return lines
+    first, second = table["passes"]
+    return [*lines, "", f"Reference passes of a sweep: {first}; of a second one on the same model and data: {second}."]
 
 
 def chart(ratios: dict[str, float]) -> str:
