@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +133,26 @@ class Step:
             start = end
         pair_B = torch.cat([batch.pair_B for batch in batches])
         return PairRows.concat([PairRows.of(pair_B, out, policy, reference)]), beta
+
+
+T = TypeVar("T")
+Work = Generator[Step, tuple[PairRows, float], T]
+"""Training as a generator: it yields each optimizer batch, and goes on once it is sent what `accumulate` returned."""
+
+
+def drive(work: Work[T]) -> T:
+    """Do the work with each batch's gradient taken by itself; what it returns."""
+    try:
+        step = next(work)
+        while True:
+            try:
+                taken = step.accumulate()
+            except BaseException as error:
+                step = work.throw(error)  # the work says what a failure leaves behind
+            else:
+                step = work.send(taken)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
 
 
 def margins(policy: PairLogps, reference: PairLogps) -> Tensor:

@@ -65,7 +65,8 @@ class Worker:
         """Leave the job's directory done or failed; only an interruption gets out."""
         import torch
 
-        from dpo.run import default_threads, run
+        from dpo.run import run
+        from dpo.start import default_threads
 
         if self.threads:
             torch.set_num_threads(self.threads)
