@@ -122,7 +122,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Tracking:
-    """The W&B mirror; `timeout` in seconds bounds its start and its end."""
+    """The W&B mirror; `timeout` in seconds bounds its start and its end together."""
 
     mode: Literal["offline", "online", "disabled"]
     project: str

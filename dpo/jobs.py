@@ -139,11 +139,11 @@ def link(source: str, target: str) -> None:
 
 def mirror(config: Config, directory: RunDir) -> None:
     """Send a finished run's rows to a tracker run of this sweep's own."""
-    from dpo.run import policy_tracker
+    from dpo.run import make_tracker
+    from dpo.tracking.shown import entries
 
-    tracker = policy_tracker(config, directory)
-    for row in directory.rows(directory.metrics):
-        tracker.log(row)
+    tracker = make_tracker(config, directory)
+    tracker.replay(entries(directory, list(directory.rows(directory.metrics))))
     tracker.finish(directory.read("summary")["last"], failed=False)
 
 
