@@ -147,6 +147,15 @@ def mirror(config: Config, directory: RunDir) -> None:
     tracker.finish(directory.read("summary")["last"], failed=False)
 
 
+def report(directory: RunDir, job: Job) -> None:
+    """Send a finished run to the run that a W&B agent was given for it, which would stay empty: it is not repeated."""
+    from dpo.tracking.wandb import given_id
+
+    if job.plain["tracker"]["mode"] == "online" and given_id():
+        say(f"{directory.path.name}: finished before; its rows are sent to the agent's run")
+        mirror(parse(job.plain), directory)
+
+
 def set_aside(directory: RunDir) -> Path:
     """Move a run out of the way without losing it; where it is now."""
     aside = directory.path.parent / ".superseded"

@@ -162,7 +162,7 @@ def test_a_killed_run_is_sent_whole_by_its_next_attempt_and_marked(cache: Path, 
     directory = RunDir(path)
     first = directory.attempts()[0]
     again = start(settings)
-    out, err = again.communicate()
+    _, err = again.communicate()
     assert again.returncode == 0, err
     assert directory.attempts()[0] == first and len(directory.attempts()) == 2
     assert stored(server, directory).metrics == rows_of(directory)
