@@ -139,6 +139,14 @@ def reproduce(args: argparse.Namespace) -> int:
     return reproduce(Path(args.run), Path(args.into) if args.into else None)
 
 
+def push(args: argparse.Namespace) -> int:
+    """Runs to W&B; the project's address is the last line."""
+    from dpo.tracking.push import push
+
+    print(push(Path(args.directory), args.project, args.entity))
+    return 0
+
+
 OVERRIDES = "settings as group=option or key=value, such as beta.value=0.3 (see conf/)"
 CHANGED = "with -m or a sweep: set aside runs made by other code or data than there is now, and run them again"
 
@@ -226,6 +234,11 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("run", help="run directory")
     sub.add_argument("--into", help="output root of the repetition (default: a temporary folder)")
+
+    sub = verb("push", push, "Send finished and unfinished runs to W&B, each once.", "dpo push outputs/beta")
+    sub.add_argument("directory", nargs="?", default="outputs", help="run directory, or any directory above runs")
+    sub.add_argument("--project", help="W&B project (default: the one the runs name, tracker.project)")
+    sub.add_argument("--entity", help="W&B user or team (default: yours)")
     return top
 
 

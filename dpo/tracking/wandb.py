@@ -151,7 +151,7 @@ class WandbTracker:
                 mode=mode, settings=settings, reinit="finish_previous", id=self.id, **options, **shown.names
             )  # type: ignore[arg-type]
 
-        self.server = wandb.Settings().base_url
+        self.server = wandb.setup().settings.base_url
         if mode == "online" and self.server in LOST:
             mode = "offline"
         try:
@@ -163,23 +163,16 @@ class WandbTracker:
             self.run = start("offline")
         self.left = max(LEAST, timeout - (time.monotonic() - begin))
         self.errands = None if self.run.offline else Errands()
-        self.run.define_metric("train/global_step")
-        self.run.define_metric("*", step_metric="train/global_step")
+        set_axis(self.run)
         for earlier in forerunners:
             self._supersede(earlier, self.directory / "wandb")
 
     def log(self, row: dict[str, Any]) -> None:
         self.rows += 1
-        self._send(lambda: self.run.log({k: v for k, v in row.items() if k not in ("step", "kind")}))
+        self._send(lambda: self.run.log(line(row)))
 
     def samples(self, step: int, rows: list[dict[str, Any]]) -> None:
-        def send() -> None:
-            table = client().Table(columns=["step", "decoding", "prompt", "completion"])
-            for row in rows:
-                table.add_data(row["step"], row["decoding"], row["prompt"], row["completion"])
-            self.run.log({"samples": table, "train/global_step": step})
-
-        self._send(send)
+        self._send(lambda: self.run.log(line(rows)))
 
     def replay(self, past: Iterable[dict[str, Any] | list[dict[str, Any]]]) -> None:
         """Log what an earlier attempt, or a finished run, has in its files (see `shown.entries`)."""
@@ -217,6 +210,21 @@ class WandbTracker:
             self.errands.calls.put(call)
         else:
             quietly(call)
+
+
+def set_axis(run: Any) -> None:
+    """The optimizer step is the x-axis of every metric."""
+    run.define_metric("train/global_step")
+    run.define_metric("*", step_metric="train/global_step")
+
+
+def line(entry: dict[str, Any] | list[dict[str, Any]]) -> dict[str, Any]:
+    """What W&B logs of a metric row, or of the answers of a step: a table under `samples`."""
+    if isinstance(entry, dict):
+        return {k: v for k, v in entry.items() if k not in ("step", "kind")}
+    columns = ["step", "decoding", "prompt", "completion"]
+    table = client().Table(columns=columns, data=[[row[name] for name in columns] for row in entry])
+    return {"samples": table, "train/global_step": entry[0]["step"]}
 
 
 def tag_superseded(path: str) -> None:

@@ -155,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         if not upload:
             return self._refuse()
         with double.lock:
-            double.run(upload[1]).files[upload[2]] = content
+            known = double.artifacts.get(upload[1])
+            (double.run(upload[1]).files if known is None else known.setdefault("files", {}))[upload[2]] = content
         self._answer({})
 
     def _refuse(self) -> None:
