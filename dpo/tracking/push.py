@@ -1,8 +1,8 @@
 """`dpo push`: runs to W&B from their files alone, whole, once, and as often as one likes.
 
 A run's id there is made of its sweep and its own id, so a second push meets the first. A run that is there with the
-same content is left alone; one of which the first rows are there is continued; one that holds other rows (a run that
-was repeated) is written anew.
+same content is left alone; one of which the first rows are there is continued; one that holds other rows (of a run that
+was repeated since) is tagged superseded, and the rows go to a run with the next id.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dpo.errors import UsageError
 from dpo.progress import bar, say
 from dpo.records import RunDir, find_runs
 from dpo.tracking.shown import Shown, entries, shown
-from dpo.tracking.wandb import QUIET, client, first_line, line, set_axis, slug
+from dpo.tracking.wandb import QUIET, client, first_line, line, set_axis, slug, tag_superseded
 
-FILES = ("run.yaml", "status.json", "summary.json", "provenance.json", "audit.json")
-FILES += ("samples.jsonl", "compare.jsonl", "curves.svg")
+JSON = ("status.json", "summary.json", "provenance.json", "audit.json")
+FILES = ("run.yaml", *JSON, "samples.jsonl", "compare.jsonl", "curves.svg")
 """What of a run directory is stored beside its rows."""
 
 MARK = "pushed"
@@ -142,16 +142,19 @@ def deliver(parcel: Parcel, there: dict[str, Any], project: str, entity: str, sc
     for kept in live:
         if kept.state == "finished" and kept.summary_metrics.get("metric_rows") == len(parcel.rows) > 0:
             return "there before"
-    kept = there.get(parcel.id)
+    id, kept = last_attempt(parcel.id, there)
     if kept is not None and kept.summary_metrics.get(MARK) == parcel.mark:
         return "there before"
     done = begun(kept, parcel) if kept is not None else 0
+    if done is None:
+        tag_superseded(f"{entity}/{project}/{id}")
+        id, done = next_id(id), 0
     settings = client().Settings(init_timeout=60, **QUIET)
     run = client().init(
         mode="online",
         project=project,
         entity=entity,
-        id=parcel.id,
+        id=id,
         resume="must" if done else None,
         dir=scratch,
         config=parcel.shown.config,
@@ -170,13 +173,29 @@ def deliver(parcel: Parcel, there: dict[str, Any], project: str, entity: str, sc
     return "continued" if done else "sent"
 
 
-def begun(kept: Any, parcel: Parcel) -> int:
-    """How many of a run's lines the server has, if they are its first ones; else 0."""
+def last_attempt(id: str, there: dict[str, Any]) -> tuple[str, Any]:
+    """The last of the ids of a run that the server has, with what it has of it; the first id where it has none."""
+    while next_id(id) in there:
+        id = next_id(id)
+    return id, there.get(id)
+
+
+def next_id(id: str) -> str:
+    """beta-0123abcd, beta-0123abcd-2, beta-0123abcd-3."""
+    found = re.fullmatch(r"(.*-[0-9a-f]{8})-(\d+)", id)
+    return f"{found[1]}-{int(found[2]) + 1}" if found else f"{id}-2"
+
+
+def begun(kept: Any, parcel: Parcel) -> int | None:
+    """How many of a run's lines the server has; None where they are not its first ones.
+
+    Every line is compared, seconds included, which no two attempts share.
+    """
     done = int(kept.lastHistoryStep) + 1
-    if not 0 < done <= len(parcel.lines):
-        return 0
+    if done > len(parcel.lines):
+        return None
     found = list(kept.scan_history(use_cache=False))
-    return done if len(found) == done and all(map(same, found, parcel.lines)) else 0
+    return done if len(found) == done and all(map(same, found, parcel.lines)) else None
 
 
 def same(found: dict[str, Any], ours: dict[str, Any] | list[dict[str, Any]]) -> bool:

@@ -33,7 +33,7 @@ def wandb(folder: Path, *arguments: str) -> str:
 def test_an_agent_fills_a_sweep_with_our_runs_and_a_second_pass_repeats_none(
     cache: Path, tmp_path: Path, server: Server
 ) -> None:
-    """sweeps/wandb/demo.yaml with one beta, two seeds and smaller runs: `wandb sweep`, `wandb agent`, and both once more."""
+    """`wandb sweep sweeps/wandb/demo.yaml` with fewer and smaller runs, `wandb agent`, and both once more."""
     content = yaml.safe_load((sweeps_dir() / "wandb" / "demo.yaml").read_text())
     content["parameters"]["seed"]["values"] = [0, 1]
     content["parameters"]["beta.value"]["values"] = [0.5]

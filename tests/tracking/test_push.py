@@ -105,10 +105,10 @@ def test_an_interrupted_push_is_continued(
     assert begun.sent - before == len(begun.rows) - 4
 
 
-def test_a_run_that_went_on_is_continued_and_one_that_was_repeated_is_written_anew(
+def test_a_run_that_went_on_is_continued_and_one_that_was_repeated_gets_the_next_id(
     folder: Path, server: Server, finished: RunDir
 ) -> None:
-    """The failed run gets its other rows and ends; then its rows change, and so do the server's."""
+    """The failed run gets its other rows and ends; then its rows change: they go to a second run, and the first is marked."""
     assert push(folder) == 0
     _, failed = both(server)
     resumed = RunDir(folder / failed.facts["displayName"])
@@ -122,7 +122,12 @@ def test_a_run_that_went_on_is_continued_and_one_that_was_repeated_is_written_an
     resumed.metrics.unlink()
     resumed.append(resumed.metrics, rows)
     assert push(folder) == 0
-    assert failed.metrics == rows_of(resumed)
+    anew = server.runs["beta-0123abcd-2"]
+    assert anew.metrics == rows_of(resumed) and "superseded" not in anew.tags
+    assert failed.metrics == rows_of(finished) and "superseded" in failed.tags
+    before = {run.id: run.sent for run in server.runs.values()}
+    assert push(folder) == 0
+    assert {run.id: run.sent for run in server.runs.values()} == before
 
 
 def test_a_run_that_was_tracked_online_is_not_sent_again(small, server: Server) -> None:
