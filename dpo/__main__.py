@@ -147,6 +147,14 @@ def push(args: argparse.Namespace) -> int:
     return 0
 
 
+def dashboard(args: argparse.Namespace) -> int:
+    """The W&B workspace and report; where they are is printed."""
+    from dpo.tracking.dashboard import build
+
+    print(*build(Path(args.directory), args.project, args.entity, args.online), sep="\n")
+    return 0
+
+
 OVERRIDES = "settings as group=option or key=value, such as beta.value=0.3 (see conf/)"
 CHANGED = "with -m or a sweep: set aside runs made by other code or data than there is now, and run them again"
 
@@ -237,8 +245,14 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb("push", push, "Send finished and unfinished runs to W&B, each once.", "dpo push outputs/beta")
     sub.add_argument("directory", nargs="?", default="outputs", help="run directory, or any directory above runs")
-    sub.add_argument("--project", help="W&B project (default: the one the runs name, tracker.project)")
-    sub.add_argument("--entity", help="W&B user or team (default: yours)")
+
+    text = "Build the W&B workspace and report: to files below DIR/wandb, with --online to the project as well."
+    board = verb("dashboard", dashboard, text, "dpo dashboard outputs --online")
+    board.add_argument("directory", nargs="?", default="outputs", metavar="DIR", help="output root, or a sweep in it")
+    board.add_argument("--online", action="store_true", help="save both to the project; again: over the earlier ones")
+    for command in (sub, board):
+        command.add_argument("--project", help="W&B project (default: the one the runs name, tracker.project)")
+        command.add_argument("--entity", help="W&B user or team (default: yours)")
     return top
 
 

@@ -155,8 +155,39 @@ def upsert_view(server: Server, given: dict[str, Any]) -> dict[str, Any]:
     inserted = id not in server.views
     server.views[id] = given | {"id": id}
     shown = {key: given.get(key) for key in ("name", "displayName", "description", "type", "spec")}
+    server.projects.add(given["projectName"])
     view = shown | {"id": id, "project": project(given["projectName"]), "updatedAt": "2026-01-01T00:00:00"}
     return {"upsertView": {"view": view, "inserted": inserted}}
+
+
+def views(server: Server, given: dict[str, Any]) -> dict[str, Any]:
+    """The workspaces or reports of a project, null for a project that is not there."""
+    name = given.get("project") or given["name"]
+    if name not in server.projects:
+        return {"project": None}
+    edges = []
+    for id, view in server.views.items():
+        if view["type"] == given.get("viewType", "runs") and given.get("viewName") in (None, view["name"]):
+            shown = {key: view.get(key) for key in ("name", "displayName", "description", "spec")}
+            times = {"updatedAt": "2026-01-01T00:00:00Z", "createdAt": "2026-01-01T00:00:00Z", "user": None}
+            edges.append({"node": shown | times | {"id": id}, "cursor": id})
+    return {"project": {"allViews": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}}
+
+
+def projects(server: Server, given: dict[str, Any]) -> dict[str, Any]:
+    """All projects."""
+    more = {"__typename": "Project", "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+    edges = [{"node": project(name) | more} for name in sorted(server.projects)]
+    page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+    return {"models": {"edges": edges, "pageInfo": page}}
+
+
+def create_project(server: Server, given: dict[str, Any]) -> dict[str, Any]:
+    """A project of a name."""
+    name = given["input"]["name"]
+    server.projects.add(name)
+    made = project(name) | {"description": "", "access": None, "views": None}
+    return {"result": {"project": made, "model": made, "inserted": True}}
 
 
 def upsert_sweep(server: Server, given: dict[str, Any]) -> dict[str, Any]:
@@ -230,6 +261,10 @@ ANSWERS: dict[str, Callable[[Server, dict[str, Any]], dict[str, Any]]] = {
     "Runs": many_runs,
     "HistoryPage": history_page,
     "RunParquetHistory": live_history,
+    "View": views,
+    "ProjectViews": views,
+    "GetProjects": projects,
+    "CreateProject": create_project,
     "UpsertView2": upsert_view,
     "upsertView": upsert_view,
     "UpsertSweep": upsert_sweep,

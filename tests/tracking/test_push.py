@@ -108,7 +108,7 @@ def test_an_interrupted_push_is_continued(
 def test_a_run_that_went_on_is_continued_and_one_that_was_repeated_gets_the_next_id(
     folder: Path, server: Server, finished: RunDir
 ) -> None:
-    """The failed run gets its other rows and ends; then its rows change: they go to a second run, and the first is marked."""
+    """The failed run gets its other rows and ends; then its rows change and go to a second run, the first is marked."""
     assert push(folder) == 0
     _, failed = both(server)
     resumed = RunDir(folder / failed.facts["displayName"])
