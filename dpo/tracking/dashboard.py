@@ -24,9 +24,10 @@ VIEW = "nw-dpopreference-v"
 STEP = "train/global_step"
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 CLASSES = ("chosen_longer", "equal", "chosen_shorter", "balanced")
-INTRODUCTION = """Every key is defined in docs/metrics.md. Margins grow with beta, so arms of different beta are compared on
-`eval/logratios/margins`, which is free of it. Every accuracy is to be read beside `eval/length/longer_wins`, the
-accuracy of a rule that reads nothing but lengths. Bands are the standard error over the seeds of one beta."""
+INTRODUCTION = """Every key is defined in docs/metrics.md. Margins grow with beta, so arms of different beta are
+compared on `eval/logratios/margins`, which is free of it. Every accuracy is to be read beside
+`eval/length/longer_wins`, the accuracy of a rule that reads nothing but lengths. Bands are the standard error over the
+seeds of one beta."""
 
 
 @contextmanager

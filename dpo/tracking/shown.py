@@ -9,6 +9,9 @@ from typing import Any
 from dpo.config import identity
 from dpo.records import RunDir
 
+LINEAGE = ("kind", "commit", "start_hash", "reference_hash", "train_data_hash", "eval_data_hash")
+"""What of a run's provenance is shown: runs of one table must agree in the last."""
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -37,6 +40,7 @@ def shown(directory: RunDir, plain: dict[str, Any]) -> Shown:
     else:
         group = f"{short_name(plain)}-{identity(plain | {'seed': None})}"
         axes = {"beta": plain["beta"].get("value"), "loss": plain["loss"]["_target_"].rsplit(".", 1)[1]}
+    made = directory.read("provenance") if (directory.path / "provenance.json").exists() else {}
     audit = directory.read("audit") if (directory.path / "audit.json").exists() else {}
     names = {
         "name": directory.path.name,
@@ -50,6 +54,7 @@ def shown(directory: RunDir, plain: dict[str, Any]) -> Shown:
         "sweep": directory.path.parent.name,
         "seed": plain["seed"],
         **axes,
+        "lineage": {key: made[key] for key in LINEAGE if key in made},
         "audit": {k: v for k, v in audit.items() if isinstance(v, int | float) or k == "shares"},
     }
     return Shown(names, config)
