@@ -45,21 +45,22 @@ def given_id() -> str | None:
     return given if given not in USED else None
 
 
-def fresh_id(sweep: str, taken: Sequence[str]) -> str:
-    """An id of the sweep's name and twelve random digits; under a W&B agent the one it gave, unless that is used.
+def fresh_id(shown: Shown, taken: Sequence[str]) -> str:
+    """An id of the sweep, what the run is called, and twelve random digits; under a W&B agent the one that it gave.
 
-    Random, because a failed start keeps its id for the life of the process.
+    Random, because a failed start keeps its id for the life of the process; readable, because `wandb leet` lists ids.
     """
     given = given_id()
     if given and given not in taken:
         USED.add(given)
         return given
-    return f"{slug(sweep)}{'-' if sweep else ''}{uuid.uuid4().hex[:12]}"
+    sweep, name = str(shown.config.get("sweep", "")), re.sub(r"-[0-9a-f]{8}$", "", str(shown.names["name"]))
+    return "-".join(part for part in (slug(sweep)[:20], slug(name)[:28], uuid.uuid4().hex[:12]) if part)
 
 
 def slug(text: str) -> str:
     """The text as a part of an id."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:40]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:40]
 
 
 def first_line(error: Exception) -> str:
@@ -144,7 +145,7 @@ class WandbTracker:
         self.entity, self.project = entity, project
 
         def start(mode: str) -> Any:
-            self.id = fresh_id(str(shown.config.get("sweep", "")), forerunners)
+            self.id = fresh_id(shown, forerunners)
             settings = wandb.Settings(init_timeout=timeout, finish_timeout=timeout, finish_timeout_raises=True, **QUIET)  # type: ignore[arg-type]
             options = {"project": project, "entity": entity, "dir": str(self.directory), "config": shown.config}
             return wandb.init(
