@@ -30,7 +30,8 @@ def main(folder: Path) -> None:
     """Start leet, press the keys, and draw what stands on the screen then."""
     settings = tempfile.mkdtemp()  # leet keeps what was pressed
     (folder / ".wandb-leet.json").unlink(missing_ok=True)  # and in the folder what was chosen
-    leet = f"WANDB_CONFIG_DIR={settings} TERM=xterm-256color COLORTERM=truecolor '{sys.executable}' -m wandb leet '{folder}'"
+    colours = "TERM=xterm-256color COLORTERM=truecolor"
+    leet = f"WANDB_CONFIG_DIR={settings} {colours} '{sys.executable}' -m wandb leet '{folder}'"
     tmux("new-session", "-d", "-s", "leet", "-x", str(WIDTH), "-y", str(HEIGHT), leet)
     try:
         time.sleep(6)

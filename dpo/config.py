@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpo.build import arguments, nearest
-from dpo.errors import UsageError, check_folder
+from dpo.errors import UsageError, check_folder, check_project
 
 if typing.TYPE_CHECKING:
     from dpo.beta import Beta
@@ -130,6 +130,10 @@ class Tracking:
     group: str | None
     tags: list[str]
     timeout: float
+
+    def __post_init__(self) -> None:
+        check_project("tracker.project", self.project)
+        positive("tracker.timeout", self.timeout)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dpo.config import read_plain
-from dpo.errors import UsageError
+from dpo.errors import UsageError, check_project
 from dpo.records import find_runs, write_atomically
-from dpo.tracking.push import check_project, connect
+from dpo.tracking.push import connect
 from dpo.tracking.wandb import client
 
 NAME = "Preference runs"
@@ -164,7 +164,7 @@ def build(folder: Path, project: str | None, entity: str | None, online: bool) -
     named = {str(read_plain(run.config)["tracker"]["project"]) for run in find_runs(folder) if run.config.exists()}
     if project is None and len(named) > 1:
         raise UsageError(f"{folder}: its runs name {len(named)} projects ({', '.join(sorted(named))}); give --project")
-    name = check_project((named.pop() if named else "dpo") if project is None else project)
+    name = check_project("--project", (named.pop() if named else "dpo") if project is None else project)
     owner = connect(entity)[1] if online else entity or ""
     target = folder / "wandb"
     target.mkdir(exist_ok=True)

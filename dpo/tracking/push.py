@@ -20,7 +20,7 @@ from typing import Any
 from dpo.cache import key
 from dpo.config import read_plain
 from dpo.console import state
-from dpo.errors import UsageError
+from dpo.errors import UsageError, check_project
 from dpo.progress import bar, say
 from dpo.records import RunDir, find_runs
 from dpo.tracking.shown import Shown, entries, shown
@@ -96,7 +96,7 @@ def push(folder: Path, project: str | None, entity: str | None) -> str:
     names = {str(read_plain(parcel.run.config)["tracker"]["project"]) for parcel in parcels}
     if project is None and len(names) > 1:
         raise UsageError(f"{folder}: its runs name {len(names)} projects ({', '.join(sorted(names))}); give --project")
-    name = check_project(names.pop() if project is None else project)
+    name = check_project("--project", names.pop() if project is None else project)
     api, owner = connect(entity)
     there = {run.id: run for run in known(api, f"{owner}/{name}")}
     counts = {"sent": 0, "continued": 0, "there before": 0}
@@ -106,13 +106,6 @@ def push(folder: Path, project: str | None, entity: str | None) -> str:
             counts[deliver(parcel, there, name, owner, scratch)] += 1
     say(", ".join(f"{number} {what}" for what, number in counts.items() if number))
     return f"{client().setup().settings.app_url.rstrip('/')}/{owner}/{name}"
-
-
-def check_project(name: str) -> str:
-    """The name, if W&B can have a project of it."""
-    if not name or len(name) > 128 or re.search(r"[/\\#?%:]", name):
-        raise UsageError(f"--project {name!r}: must have 1 to 128 characters and none of / \\ # ? % :")
-    return name
 
 
 def connect(entity: str | None) -> tuple[Any, str]:

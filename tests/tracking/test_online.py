@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dpo.errors import UsageError
 from dpo.records import RunDir
 from dpo.run import run
 
@@ -127,6 +128,14 @@ def test_without_a_key_the_run_goes_offline_in_one_line(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     bounded(small, capsys, limit=15)
+
+
+@pytest.mark.parametrize("setting", ["project=a/b", "project=''", "timeout=0"])
+def test_a_setting_that_the_tracker_cannot_have_is_refused_before_the_run(small, setting: str) -> None:
+    """In one line that names the key."""
+    with pytest.raises(UsageError, match=rf"^tracker\.{setting.split('=')[0]}=") as refused:
+        small("tracker=offline", f"tracker.{setting}")
+    assert len(str(refused.value).splitlines()) == 1
 
 
 @pytest.mark.slow
