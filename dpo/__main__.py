@@ -23,7 +23,13 @@ def train(args: argparse.Namespace) -> int:
     from dpo.results.figures import save_reward_curves
     from dpo.run import run
 
-    directory, finished = run(load(args.overrides, args.config_dir, args.config_name))
+    config = load(args.overrides, args.config_dir, args.config_name)
+    if not config.one_run:
+        from dpo.rounds import rounds
+
+        print(rounds(config).path)
+        return 0
+    directory, finished = run(config)
     if finished:
         print(f"already finished, not repeated: {directory.path}", file=sys.stderr)
     else:
@@ -104,6 +110,14 @@ def audit(args: argparse.Namespace) -> int:
     from dpo.config import load
 
     print(audit(load(args.overrides)))
+    return 0
+
+
+def judge(args: argparse.Namespace) -> int:
+    """Pairs from a policy's own answers."""
+    from dpo.judge import from_overrides, make
+
+    print(make(from_overrides(args.overrides)).pairs)
     return 0
 
 
@@ -214,6 +228,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--pairs", type=int, default=3, help="how many training pairs (default 3)")
 
     sub = verb("audit", audit, "Report on the data before any training.", "dpo audit dataset=hand_authored")
+    sub.add_argument("overrides", nargs="*", help=OVERRIDES)
+
+    sub = verb(
+        "judge",
+        judge,
+        "Sample answers, let a judge pick, write pairs with their provenance; killed, the same command goes on.",
+        "dpo judge judge=rules_json judge.run=outputs/runs/X, then dpo train dataset=judged dataset.path=<its folder>",
+    )
     sub.add_argument("overrides", nargs="*", help=OVERRIDES)
 
     sub = verb("runs", runs, "List the runs below a directory.", "dpo runs outputs")

@@ -19,6 +19,7 @@ from dpo.errors import UsageError, check_folder, check_project
 if typing.TYPE_CHECKING:
     from dpo.beta import Beta
     from dpo.data.audit import Audit
+    from dpo.data.judges.base import Judge
     from dpo.data.pair import Source
     from dpo.data.perturb import Perturbation
     from dpo.losses.base import Loss
@@ -29,6 +30,8 @@ if typing.TYPE_CHECKING:
 
 NOT_IDENTITY = (
     "audit",
+    "judge",
+    "rounds",
     "tracker",
     "output_root",
     "cache_root",
@@ -36,7 +39,7 @@ NOT_IDENTITY = (
     "train.checkpoint_every",
     "train.print_every",
 )
-"""Keys that cannot change a result; two configurations that differ only here are one run."""
+"""Keys that cannot change a run's result; two configurations that differ only here are one run."""
 
 
 @dataclass(frozen=True)
@@ -155,16 +158,30 @@ class Config:
     optim: Optim
     train: Train
     evaluate: Evaluate
+    judge: Judge
+    rounds: int
     tracker: Tracking
     plain: dict[str, Any]
 
     def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"rounds={self.rounds}: must be at least 1")
         self.beta.check(self.loss, self.plain["loss"]["_target_"].rsplit(".", 1)[1])
         if self.plain["model"]["dtype"] == "bfloat16" and self.train.precision == "fp32":
             raise UsageError(
                 "model.dtype=bfloat16 and train.precision=fp32: bf16 weights need train.precision=bf16, "
                 "or set model.dtype=float32"
             )
+
+    @property
+    def begins_with_answers(self) -> bool:
+        """Whether the start's own answers are judged before anything is trained."""
+        return self.judge.from_start and not self.dataset.sampled
+
+    @property
+    def one_run(self) -> bool:
+        """Whether these settings are a single run, and not rounds of sampling, judging and training."""
+        return self.rounds == 1 and not self.begins_with_answers
 
     @property
     def reference_is_start(self) -> bool:

@@ -6,17 +6,27 @@ import functools
 import hashlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dpo.cache import key
+from dpo.config import read_plain
+from dpo.data.pair import Pair
+from dpo.data.token_store import fingerprint
+from dpo.errors import UsageError
+from dpo.losses.base import Loss
+from dpo.records import RunDir
+
 PACKAGES = ("dpo-lab", "torch", "transformers", "peft", "tokenizers", "hydra-core", "wandb")
 NOT_IN_RESULTS = (
     "__main__.py",
     "console.py",
     "jobs.py",
+    "judge.py",
     "launch.py",
     "naming.py",
     "plan.py",
@@ -25,6 +35,7 @@ NOT_IN_RESULTS = (
     "reproduce.py",
     "results",
     "reward.py",
+    "rounds.py",
     "score.py",
     "status.py",
     "sweep.py",
@@ -47,6 +58,22 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def yardstick(evaluation: Sequence[Pair], tokenizer: Any) -> dict[str, str]:
+    """What evaluations are measured with, beside the length limit: hashes of the pairs' texts and of the tokenizer.
+
+    `eval_data_hash` is over token ids and changes with either; these say which of the two it was.
+    """
+    texts = [(p.id, p.prompt, p.chosen, p.rejected) for p in evaluation]
+    return {"eval_pairs_hash": key(texts), "tokenizer_hash": fingerprint(tokenizer)}
+
+
+def scale(loss: Loss) -> dict[str, Any]:
+    """The facts of a loss that decide in which unit its rewards and its beta are, for readers without the trainer."""
+    own_score = "reference" not in loss.needs
+    name = type(loss).__name__
+    return {"name": name, "reduction": loss.reduction, "own_score": own_score, "uses_beta": loss.uses_beta}
 
 
 @functools.cache
@@ -78,6 +105,22 @@ def differences(made_by: dict[str, Any], dataset: dict[str, Any]) -> list[str]:
                 word = "new" if path not in then else "gone" if path not in now else "changed"
                 said.append(f"{'dpo/' if kind == 'code' else ''}{path} {word}")
     return said
+
+
+def files_hash(folder: Path) -> str | None:
+    """Sixteen hex digits over the weight files of a folder; None where it has none."""
+    files = (
+        sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")) if folder.is_dir() else []
+    )
+    return key([(path.name, short_hash(path)) for path in files]) if files else None
+
+
+def checkpoint_hash(run: RunDir) -> str:
+    """What tells a finished run's weights from others, wherever they lie: its files, its start, its adapter."""
+    files, start = files_hash(run.checkpoint), run.read("provenance")["start_hash"]
+    if files is None:
+        raise UsageError(f"{run.checkpoint}: holds no weights; give a run that kept its checkpoint")
+    return key(files, start, read_plain(run.config)["adapter"])
 
 
 def short_hash(path: Path) -> str:
