@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from .server import Server, StoredRun
@@ -118,6 +119,19 @@ def create_files(server: Server, given: dict[str, Any]) -> dict[str, Any]:
     """Where each file of a run is to be put."""
     files = [{"name": name, "uploadUrl": f"{server.url}/upload/{given['run']}/{name}"} for name in given["files"]]
     return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
+
+
+def stored_files(server: Server, given: dict[str, Any]) -> dict[str, Any]:
+    """What was uploaded for a run, and where it can be had."""
+    edges = []
+    for name, content in server.runs[given["name"]].files.items():
+        url = f"{server.url}/upload/{given['name']}/{quote(name)}"
+        more = {"md5": "", "mimetype": None, "uploadUrl": None, "directUrl": url, "updatedAt": None}
+        node = {"id": name, "name": name, "url": url, "sizeBytes": len(content)} | more
+        edges.append({"node": node, "cursor": name})
+    page = {"endCursor": None, "hasNextPage": False}
+    run = {"fileCount": len(edges), "files": {"edges": edges, "pageInfo": page}}
+    return {"project": {"internalId": PROJECT_ID, "run": run}}
 
 
 def create_artifact(server: Server, given: dict[str, Any]) -> dict[str, Any]:
@@ -251,6 +265,7 @@ ANSWERS: dict[str, Callable[[Server, dict[str, Any]], dict[str, Any]]] = {
     "UpsertBucket": upsert_run,
     "RunResumeStatus": resume_status,
     "CreateRunFiles": create_files,
+    "RunFiles": stored_files,
     "CreateArtifact": create_artifact,
     "CreateArtifactManifest": manifest("createArtifactManifest"),
     "UpdateArtifactManifest": manifest("updateArtifactManifest"),

@@ -159,11 +159,16 @@ class Handler(BaseHTTPRequestHandler):
             (double.run(upload[1]).files if known is None else known.setdefault("files", {}))[upload[2]] = content
         self._answer({})
 
+    def do_GET(self) -> None:
+        double: Server = self.server.double  # type: ignore[attr-defined]
+        stored = re.fullmatch(r"/upload/([^/]+)/(.+)", unquote(self.path))
+        if not stored or stored[1] not in double.runs or stored[2] not in double.runs[stored[1]].files:
+            return self._refuse()
+        self._send(double.runs[stored[1]].files[stored[2]], "application/octet-stream")
+
     def _refuse(self) -> None:
         self.server.double.unknown.append(f"{self.command} {self.path}")  # type: ignore[attr-defined]
         self.send_error(404)
-
-    do_GET = _refuse
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -180,9 +185,11 @@ class Handler(BaseHTTPRequestHandler):
         return content
 
     def _answer(self, value: dict[str, Any]) -> None:
-        content = json.dumps(value, allow_nan=False).encode()
+        self._send(json.dumps(value, allow_nan=False).encode(), "application/json")
+
+    def _send(self, content: bytes, kind: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
