@@ -142,7 +142,6 @@ class WandbTracker:
         self.directory.mkdir(parents=True, exist_ok=True)
         os.environ["WANDB_DATA_DIR"] = str(self.directory / "wandb" / "staged")
         self.rows = 0
-        self.entity, self.project = entity, project
 
         def start(mode: str) -> Any:
             self.id = fresh_id(shown, forerunners)
