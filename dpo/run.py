@@ -25,7 +25,7 @@ from dpo.loop import Trainee, total_steps, train
 from dpo.metrics import PairRows, flags
 from dpo.models.pretrained import weights_hash
 from dpo.progress import say
-from dpo.provenance import code, data_files, provenance
+from dpo.provenance import code, data_files, provenance, scale, yardstick
 from dpo.records import RunDir, write_atomically
 from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
 from dpo.tracking.files import NoTracker, Recorder, Tracker
@@ -117,6 +117,8 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         "reference_store": {"hits": sum(hits), "misses": len(hits) - sum(hits)},
         "train_data_hash": content_hash(train_pairs),
         "eval_data_hash": content_hash(eval_pairs),
+        **yardstick(split.evaluation, tokenizer),
+        "loss": scale(config.loss),
         "global_batch": config.train.batch_size,
         "steps": total_steps(len(train_pairs), config.train),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -65,9 +65,7 @@ def test_a_stack_says_so_and_every_run_has_its_own_adapter(cache: Path, tmp_path
     assert one.keys() == other.keys() and all(not torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(
-    "adapter", [["adapter=full"], ["adapter=lora_qv", "adapter.dropout=0.1"], ["adapter=dora"]]
-)
+@pytest.mark.parametrize("adapter", [["adapter=full"], ["adapter=lora_qv", "adapter.dropout=0.1"], ["adapter=dora"]])
 def test_what_cannot_be_stacked_equals_the_run_alone_bit_for_bit(adapter, cache: Path, tmp_path: Path) -> None:
     """Whole copies, dropout and DoRA take their own forwards; full fine-tuning never shares a weight."""
     grid = ["train", "-m", *SMALL, "train.batch_size=4", *adapter, "seed=0,1", f"cache_root={cache}"]
