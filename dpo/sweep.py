@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dpo.build import arguments, nearest
-from dpo.config import conf_dir, explain, identity, parse, resolved
+from dpo.compose import conf_dir, explain, resolved
+from dpo.config import identity, parse
 from dpo.errors import UsageError
 from dpo.naming import run_name
 
