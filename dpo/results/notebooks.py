@@ -142,6 +142,8 @@ async def run_one(content: dict[str, Any], name: str, folder: Path, number: int)
         raise RuntimeError(f"{name}.ipynb: {error.ename}: {error.evalue}") from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise RuntimeError(f"{name}.ipynb: {str(error).splitlines()[0]}") from error
+    finally:
+        await manager.shutdown_kernel(now=True)
     return json.loads(json.dumps(client.nb))
 
 

@@ -27,7 +27,7 @@ for (const table of document.querySelectorAll("table")) {
     cell.append(button);
   });
 }
-// A cell tells its runs: on hover, on focus, and kept open by a click.
+// A cell or a sentence tells its runs: on hover by its title, by a click or Enter with links to them.
 const who = document.createElement("div");
 who.id = "who";
 who.hidden = true;
@@ -35,9 +35,10 @@ who.setAttribute("role", "status");
 document.body.append(who);
 let kept = null;
 const hide = () => { who.hidden = true; kept = null; };
-const show = (cell) => {
-  const runs = cell.dataset.runs.split(/[\s,]+/).filter(Boolean);
-  who.replaceChildren(`${runs.length} ${runs.length === 1 ? "run" : "runs"}: `);
+const show = (part) => {
+  const runs = part.dataset.runs.split(" ").filter(Boolean);
+  const said = (part.title || "").split(/;? ?runs: /)[0];
+  who.replaceChildren(said ? said + "; " : "", `${runs.length} ${runs.length === 1 ? "run" : "runs"}: `);
   runs.forEach((run, i) => {
     const link = document.createElement("a");
     link.href = "#run-" + run;
@@ -45,18 +46,18 @@ const show = (cell) => {
     who.append(i ? ", " : "", link);
   });
   who.hidden = false;
-  const box = cell.getBoundingClientRect();
+  const box = part.getBoundingClientRect();
   const left = Math.min(box.left, document.documentElement.clientWidth - who.offsetWidth - 8);
   who.style.left = Math.max(8, left) + window.scrollX + "px";
   who.style.top = box.bottom + window.scrollY + 2 + "px";
 };
-for (const cell of document.querySelectorAll("td[data-runs], th[data-runs]")) {
-  if (!cell.dataset.runs) continue;
-  cell.tabIndex = 0;
-  cell.addEventListener("mouseenter", () => { if (!kept) show(cell); });
-  cell.addEventListener("mouseleave", () => { if (!kept) who.hidden = true; });
-  cell.addEventListener("focus", () => show(cell));
-  cell.addEventListener("click", () => { if (kept === cell) hide(); else { show(cell); kept = cell; } });
+for (const part of document.querySelectorAll("[data-runs]")) {
+  if (!part.dataset.runs) continue;
+  part.tabIndex = 0;
+  part.title ||= "runs: " + part.dataset.runs;
+  const turn = () => { if (kept === part) hide(); else { show(part); kept = part; } };
+  part.addEventListener("click", turn);
+  part.addEventListener("keydown", (event) => { if (event.key === "Enter" && event.target === part) turn(); });
 }
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 document.addEventListener("click", (event) => { if (!event.target.closest("[data-runs], #who")) hide(); });

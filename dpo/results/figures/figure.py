@@ -86,7 +86,7 @@ class Figure:
 
     name     unique on a page; the stem of its files
     svg      the whole figure as a file, on a light card
-    panels   each pair of axes as SVG for a page, which arranges them by its width
+    panels   each pair of axes as SVG for a page, which arranges them by its width, up to `columns` side by side
     data     every number that is drawn, tidy
     runs     ids of the runs behind it
     """
@@ -97,6 +97,7 @@ class Figure:
     svg: str
     png: bytes
     panels: tuple[str, ...]
+    columns: int
     legend: tuple[tuple[str, Look], ...]
     data: pd.DataFrame
     runs: tuple[str, ...]
@@ -108,8 +109,8 @@ class Figure:
 
     def _repr_html_(self) -> str:
         """Inline SVG, caption, a link that saves the data, the runs."""
-        wide = "40rem" if len(self.panels) == 1 else "none"
-        grid = "display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,18.5rem),1fr));gap:.5rem 1rem"
+        least, wide = {1: ("18rem", "42rem"), 2: ("21rem", "54rem")}.get(self.columns, ("18rem", "none"))
+        grid = f"display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,{least}),1fr));gap:.5rem 1rem"
         data = base64.b64encode(self.csv.encode()).decode()
         return (
             f'<figure class="dpo-figure" id="fig-{self.name}">'
@@ -197,11 +198,12 @@ def build(
             inline(svg_of(draw([panel], 1, size, ()), f"{name}-{i}"), f"{title}: {panel.title}", f"{name}-{i}")
             for i, panel in enumerate(panels)
         )
-        whole = draw(panels, min(columns, len(panels)), size, keys)
+        columns = min(columns, len(panels))
+        whole = draw(panels, columns, size, keys)
         svg = on_card(svg_of(whole, name))
         png = io.BytesIO()
         whole.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return Figure(name, title, caption, svg, png.getvalue(), single, keys, data, tuple(runs))
+    return Figure(name, title, caption, svg, png.getvalue(), single, columns, keys, data, tuple(runs))
 
 
 def draw(panels: Sequence[Panel], columns: int, size: tuple[float, float], legend: Sequence[tuple[str, Look]]) -> Any:
@@ -251,8 +253,8 @@ def inline(svg: str, label: str, prefix: str) -> str:
     used = set(re.findall(r"#([\w.-]+)[\")]", body))
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(xlink:href="|url\()#', rf"\1#{prefix}-", body)
-    for colour in (INK, SOFT, GRID):
-        body = body.replace(colour, page_colour(colour))
+    for colour in (*SERIES, SOFT, GRID):
+        body = re.sub(colour, page_colour(colour), body, flags=re.I)
     body = re.sub(r"font-family: [^;\"]+|(?<=px )'DejaVu Sans'[^;\"]*", lambda m: page_font(m[0]), body)
     body = re.sub(r">\s+<", ">\n<", body)
     start = (
@@ -263,9 +265,10 @@ def inline(svg: str, label: str, prefix: str) -> str:
 
 
 def page_colour(colour: str) -> str:
-    """The page's colour for one of ours; a series keeps its own."""
+    """The page's colour for one of ours; a page in dark has lighter ones of the same hue."""
     names = {INK: "currentColor", SOFT: f"var(--soft, {SOFT})", GRID: f"var(--grid, {GRID})"}
-    return names.get(colour, colour)
+    names |= {series: f"var(--series-{i}, {series})" for i, series in enumerate(SERIES[:-1], 1)}
+    return names[colour]
 
 
 def page_font(found: str) -> str:

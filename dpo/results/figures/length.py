@@ -79,9 +79,9 @@ def accuracy_by_length(runs: Runs) -> Figure:
         axis.axhline(0.5, color=SOFT, lw=0.8, ls=":")
         if longer is not None:
             axis.axhline(longer, color=INK, lw=0.9, ls="--")
-            axis.annotate(
-                "“the longer one”", (len(SHOWN) - 0.5, longer), ha="right", va="top" if longer > 0.5 else "bottom", fontsize=7.5
-            )
+            down = longer > 0.9
+            place = {"xytext": (0, -3 if down else 3), "textcoords": "offset points", "va": "top" if down else "bottom"}
+            axis.annotate("the longer one", (0.5, longer), ha="center", fontsize=7.5, **place)
         axis.grid(axis="x", visible=False)
 
     caption = (
@@ -121,9 +121,8 @@ def margin_on_length(runs: Runs) -> Figure:
                 ends = np.array([pairs["length_difference"].min(), pairs["length_difference"].max()])
                 middle = pairs["length_difference"].mean(), pairs["margin"].mean()
                 axis.plot(ends, middle[1] + slope.value * (ends - middle[0]), color=INK, lw=1.2)
-                axis.set_xlabel(f"chosen - rejected tokens; slope {slope.text(signed=True)}")
-            else:
-                axis.set_xlabel("chosen - rejected tokens")
+                axis.set_title(f"slope {slope.text(signed=True)}", loc="right", fontsize=7.5, fontweight="normal")
+            axis.set_xlabel("chosen - rejected tokens")
             axis.axhline(0, color=SOFT, lw=0.8, ls=":")
             axis.axvline(0, color=SOFT, lw=0.8, ls=":")
             axis.set_ylabel("reward margin")
