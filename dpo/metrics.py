@@ -24,6 +24,8 @@ COLUMNS = (
     "rejected_tokens",
 )
 EVALUATED = ("chosen_entropy", "rejected_entropy", "chosen_top", "rejected_top")
+NAMES = ("id", "prompt")
+"""Columns of a per-pair table that are no numbers: the pair's id, and a hash of its prompt."""
 FP32_TIE = 1e-6
 
 
@@ -72,7 +74,7 @@ class PairRows:
     @staticmethod
     def read(columns: Mapping[str, Sequence[Any]]) -> PairRows:
         """Rows from the columns of a per-pair table."""
-        values = {name: torch.tensor(c, dtype=torch.float64) for name, c in columns.items() if name != "id"}
+        values = {name: torch.tensor(c, dtype=torch.float64) for name, c in columns.items() if name not in NAMES}
         return PairRows(torch.arange(len(columns["id"])), values)
 
     @property

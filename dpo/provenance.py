@@ -6,11 +6,17 @@ import functools
 import hashlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from dpo.cache import key
+from dpo.data.pair import Pair
+from dpo.data.token_store import fingerprint
+from dpo.losses.base import Loss
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "peft", "tokenizers", "hydra-core", "wandb")
 NOT_IN_RESULTS = (
@@ -47,6 +53,22 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def yardstick(evaluation: Sequence[Pair], tokenizer: Any) -> dict[str, str]:
+    """What evaluations are measured with, beside the length limit: hashes of the pairs' texts and of the tokenizer.
+
+    `eval_data_hash` is over token ids and changes with either; these say which of the two it was.
+    """
+    texts = [(p.id, p.prompt, p.chosen, p.rejected) for p in evaluation]
+    return {"eval_pairs_hash": key(texts), "tokenizer_hash": fingerprint(tokenizer)}
+
+
+def scale(loss: Loss) -> dict[str, Any]:
+    """The facts of a loss that decide in which unit its rewards and its beta are, for readers without the trainer."""
+    own_score = "reference" not in loss.needs
+    name = type(loss).__name__
+    return {"name": name, "reduction": loss.reduction, "own_score": own_score, "uses_beta": loss.uses_beta}
 
 
 @functools.cache

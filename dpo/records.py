@@ -169,6 +169,12 @@ class RunDir:
 
         return pq.read_table(self.pairs(step)).to_pydict()
 
+    def pair_frame(self, step: int) -> Any:
+        """The same as a pandas DataFrame."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self.pairs(step)).to_pandas()
+
     def saved_steps(self) -> list[int]:
         """Steps that have a per-pair table, in order."""
         return sorted(int(p.stem.removeprefix("step_")) for p in (self.path / "pairs").glob("step_*.parquet"))

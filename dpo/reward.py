@@ -27,6 +27,7 @@ from dpo.data.pair import check_pairs
 from dpo.data.tokens import TokenPair, content_hash, tokenise
 from dpo.errors import UsageError
 from dpo.evaluate import agreement, calibration, length
+from dpo.evaluate.evaluator import pair_names
 from dpo.gate import ROUNDING, StartError
 from dpo.loop import learning_rate, total_steps
 from dpo.metrics import PairRows, reward_means
@@ -34,7 +35,7 @@ from dpo.models.adapters import train_mode
 from dpo.models.pretrained import load_tokenizer, weights_hash
 from dpo.models.reward import RewardScorer, trainable, trained, untrained
 from dpo.progress import bar, say
-from dpo.provenance import provenance
+from dpo.provenance import provenance, yardstick
 from dpo.records import RunDir
 from dpo.tracking.files import NoTracker, Recorder
 
@@ -95,7 +96,7 @@ class Arm:
         self.model.eval()
         rows = self.rows(pairs, range(len(pairs)), None)
         columns = {name: column.numpy() for name, column in rows.values.items()}
-        self.recorder.run.write_pairs(step, {"id": [pair.id for pair in pairs]} | columns)
+        self.recorder.run.write_pairs(step, pair_names(pairs) | columns)
         values = describe(rows, self.config.train.precision)
         if step == 0 and not abs(values["loss"] - math.log(2)) < 1e-5:
             raise StartError(f"an untrained head scores 0, a loss of {math.log(2):.6g}, but shows {values['loss']:.6g}")
@@ -149,6 +150,7 @@ def execute(config: Config, directory: RunDir) -> None:
         "start_hash": start_hash,
         "train_data_hash": content_hash(train_pairs),
         "eval_data_hash": content_hash(eval_pairs),
+        **yardstick(made.split.evaluation, tokenizer),
         "global_batch": config.train.batch_size,
         "steps": steps,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -28,7 +28,7 @@ from dpo.metrics import PairRows, flags
 from dpo.models.pretrained import load_model, load_tokenizer, weights_hash
 from dpo.models.tiny import Tiny
 from dpo.progress import say
-from dpo.provenance import code, data_files, provenance
+from dpo.provenance import code, data_files, provenance, scale, yardstick
 from dpo.records import RunDir, read_json, write_atomically, write_json
 from dpo.reference import Reference, check_embeddings, check_vocabulary
 from dpo.shared import own_copy
@@ -119,6 +119,8 @@ def execute(config: Config, directory: RunDir) -> None:
         "reference_store": {"hits": sum(hits), "misses": len(hits) - sum(hits)},
         "train_data_hash": content_hash(train_pairs),
         "eval_data_hash": content_hash(eval_pairs),
+        **yardstick(split.evaluation, tokenizer),
+        "loss": scale(config.loss),
         "global_batch": config.train.batch_size,
         "steps": total_steps(len(train_pairs), config.train),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),

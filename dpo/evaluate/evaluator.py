@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from dpo.data.tokens import TokenPair
 from dpo.evaluate import calibration, length
 from dpo.evaluate.drift import kl
 from dpo.evaluate.held_out import evaluate_pairs, noise_floor
-from dpo.evaluate.samples import Answer, answer, describe
+from dpo.evaluate.samples import Answer, answer, describe, repetition
 from dpo.loop import Trainee
 from dpo.metrics import PairRows, scalars, token_means
 from dpo.progress import say
@@ -54,7 +55,7 @@ class Evaluator:
             scorer, self.pairs, self.stored, self.trainee.loss, beta, pad_id, budget, precision, shift.mean
         )
         columns = {name: column.numpy() for name, column in rows.values.items()}
-        self.recorder.run.write_pairs(step, {"id": [pair.id for pair in self.pairs]} | columns)
+        self.recorder.run.write_pairs(step, pair_names(self.pairs) | columns)
         if step == 0:
             say(gate.check(rows, self.trainee.loss, beta, precision, self.is_start))
         start = rows if step == 0 else PairRows.read(self.recorder.run.read_pairs(0))
@@ -105,6 +106,7 @@ class Evaluator:
             "completion": a.text,
             "tokens": len(a.ids),
             "ended": a.ended,
+            "repetition": repetition(a.ids),
         }
 
 
@@ -112,6 +114,16 @@ def describe_pairs(rows: PairRows, beta: float, tie: float, start: PairRows | No
     """Everything that evaluation pairs tell, without the eval/ prefix; `tie` as in `metrics.wins`."""
     values = scalars(rows, beta, tie, start) | token_means(rows) | {"tie": tie}
     return values | length.scalars(rows, tie) | calibration.scalars(rows, beta, tie)
+
+
+def pair_names(pairs: Sequence[TokenPair]) -> dict[str, list[str]]:
+    """The columns that say which pair a row is: its id, and a hash of its prompt, the same where pairs share one."""
+    return {"id": [pair.id for pair in pairs], "prompt": [prompt_hash(pair) for pair in pairs]}
+
+
+def prompt_hash(pair: TokenPair) -> str:
+    """Twelve hex digits of the SHA-256 of the prompt's token ids."""
+    return hashlib.sha256(repr(pair.prompt_ids).encode()).hexdigest()[:12]
 
 
 def cycle(prompts: Sequence[Text], count: int) -> list[Text]:
