@@ -15,53 +15,49 @@ MOST = 4
 
 @dataclass
 class Column:
-    """One model's answers by prompt, and the runs that recorded these very answers."""
+    """One model's answers by prompt: what made it, the arms that have this very model, the runs that recorded it."""
 
-    title: str
+    kind: str
     answers: Mapping[str, str]
+    arms: list[str]
     runs: list[str]
+
+    @property
+    def title(self) -> str:
+        """What made it, and of which arms; arms with the same answers share a column."""
+        return self.kind + (f": {' = '.join(self.arms)}" if self.arms else "")
 
 
 def columns(arms: list[Arm]) -> list[Column]:
     """base, SFT, and the policy of each arm's first seed; what is the same answer for answer is one column."""
     found: list[Column] = []
-
-    def add(title: str, run: Run, answers: Mapping[str, str]) -> None:
-        same = next((c for c in found if c.answers == answers and c.title.split(",")[0] == title.split(",")[0]), None)
-        if same:
-            same.runs.append(run.id)
-        else:
-            found.append(Column(title, answers, [run.id]))
-
-    several = len(arms) > 1
-    runs = [(arm, arm.runs[0], arm.runs[0].compare()) for arm in arms]
-    runs = [(arm, run, table) for arm, run, table in runs if len(table)]
-    for arm, run, table in runs:
-        add(f"base, {arm.label}" if several and differs(runs, "base") else "base", run, by_prompt(table, "base"))
-    for arm, run, table in runs:
-        if stage(run):
-            add(f"SFT, {arm.label}" if several and differs(runs, "sft") else "SFT", run, by_prompt(table, "sft"))
-    for arm, run, table in runs:
-        if run.last.get("step"):
-            name = "SFT then DPO" if stage(run) else "DPO"
-            add(f"{name}, {arm.label}" if several else name, run, by_prompt(table, "dpo"))
+    recorded = [(arm, arm.runs[0], arm.runs[0].compare()) for arm in arms]
+    for kind, column in KINDS.items():
+        for arm, run, table in recorded:
+            if not len(table) or not has(run, kind):
+                continue
+            answers = dict(zip(table["prompt"], table[column], strict=True))
+            home = next((c for c in found if c.kind == kind and c.answers == answers), None)
+            if home is None:
+                home = Column(kind, answers, [], [])
+                found.append(home)
+            home.arms.append(arm.label)
+            home.runs.append(run.id)
+    for column in found:
+        alone = sum(c.kind == column.kind for c in found) == 1
+        if len(arms) == 1 or (alone and column.kind in ("base", "SFT")):
+            column.arms = []  # one model for all needs no name
     return found
 
 
-def by_prompt(table: object, column: str) -> dict[str, str]:
-    """Answers of one column of compare.jsonl."""
-    return dict(zip(table["prompt"], table[column], strict=True))  # type: ignore[index]
+KINDS = {"base": "base", "SFT": "sft", "DPO": "dpo", "SFT then DPO": "dpo"}
+"""What made a model -> the column of compare.jsonl that holds its answers."""
 
 
-def differs(runs: list[tuple[Arm, Run, object]], column: str) -> bool:
-    """Whether the arms have different models in this column."""
-    kept = [by_prompt(table, column) for _, run, table in runs if column == "base" or stage(run)]
-    return any(answers != kept[0] for answers in kept)
-
-
-def stage(run: Run) -> bool:
-    """Whether the policy's start was fine-tuned before."""
-    return "sft.side" in run.flat
+def has(run: Run, kind: str) -> bool:
+    """Whether the run recorded a model of this kind: an SFT stage, or a policy that took steps from either start."""
+    stage, trained = "sft.side" in run.flat, bool(run.last.get("step"))
+    return {"base": True, "SFT": stage, "DPO": trained and not stage, "SFT then DPO": trained and stage}[kind]
 
 
 def asked(prompt: str) -> str:
@@ -72,7 +68,7 @@ def asked(prompt: str) -> str:
 def side_by_side(runs: Runs, limit: int = 12) -> Table:
     """Greedy answers to the same unseen prompts: base, SFT, DPO, SFT then DPO; the first seed of each arm."""
     found = columns(runs.done.arms())
-    starts = [c for c in found if not c.title.startswith(("DPO", "SFT then DPO"))]
+    starts = [c for c in found if c.kind in ("base", "SFT")]
     policies = [c for c in found if c not in starts]
     shown = starts + policies[:MOST]
     prompts = [p for p in (shown[0].answers if shown else {}) if all(p in c.answers for c in shown)][:limit]

@@ -33,11 +33,17 @@ def has_answers(runs: Runs) -> bool:
     return any(any(True for _ in RunDir(run.path).rows(RunDir(run.path).compare)) for run in runs.done)
 
 
+def several_finished(runs: Runs) -> bool:
+    """Two finished runs or more; the card of a single one says what is to be said."""
+    return len(runs.done) > 1
+
+
 def any_finished(runs: Runs) -> bool:
     """One finished run."""
     return len(runs.done) > 0
 
 
 FITS: dict[str, Callable[[Runs], bool]] = {
-    rule.__name__: rule for rule in (beta_swept, lengths_differ, losses_vary, has_margins, has_answers, any_finished)
+    rule.__name__: rule
+    for rule in (beta_swept, lengths_differ, losses_vary, has_margins, has_answers, several_finished, any_finished)
 }

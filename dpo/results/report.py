@@ -14,7 +14,7 @@ from pathlib import Path
 from dpo.errors import UsageError
 from dpo.progress import bar
 from dpo.records import read_json
-from dpo.results import fits, frames, notebooks, page, sentences, tables
+from dpo.results import fits, frames, notebooks, page, tables
 from dpo.results.comparable import comparable, comparable_groups
 from dpo.results.figures.figure import plain
 from dpo.results.frames import Run, Runs
@@ -64,7 +64,7 @@ def build(directory: Path) -> dict[str, bytes]:
     """
     runs = frames.load(directory)
     check(runs)
-    parts = [*summary(runs), *body(runs), *end(runs)]
+    parts = [*body(runs), *end(runs)]
     lead = front(runs)
     files: dict[str, bytes] = {}
     for part in parts:
@@ -108,13 +108,6 @@ def body(runs: Runs) -> list[Part]:
     with bar(None, "notebooks", "notebook", total=len(work)) as progress:
         ran = notebooks.execute(work, lambda name: progress.update())
     return [part for (n, _), content in zip(work, ran, strict=True) for part in page.of_notebook(content, n.name)]
-
-
-def summary(runs: Runs) -> Iterator[Part]:
-    """What DPO did and did not do, for each arm."""
-    if len(runs.done) > 1:  # the card of a single run has its lists
-        yield heading(2, "What DPO did, and what it did not do", "findings")
-        yield page.shown(sentences.two_lists(runs))
 
 
 def end(runs: Runs) -> Iterator[Part]:

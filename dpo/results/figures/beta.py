@@ -98,18 +98,16 @@ def frontier(runs: Runs) -> Figure:
     arms = runs.done.arms(BETA) if BETA in runs.done.axes() else runs.done.arms()
     arms = [arm for arm in arms if estimate(arm.runs, "kl")]
     style_of, blank = looks([arm.label for arm in arms]), blanks(arms)
-    metrics = ("rewards/margins", "logratios/margins", "rewards/accuracies")
+    metrics = [m for m in ("rewards/margins", "logratios/margins", "rewards/accuracies") if m not in blank]
     data: list[dict[str, Any]] = []
     for arm in arms:
-        for metric in ("kl", *(m for m in metrics if m not in blank)):
+        for metric in ("kl", *metrics):
             found = estimate(arm.runs, metric)
             data += [row(found, arm=arm.label, metric=metric, run="", seed=None)] if found else []
             data += [run_row(r, value_of(r, metric), arm=arm.label, metric=metric) for r in arm.runs]
 
     def panel(metric: str) -> Panel:
         def draw(axis: Any) -> None:
-            if metric in blank:
-                return say(axis, f"left blank: {blank[metric]}")
             for arm in arms:
                 look, far, won = style_of[arm.label], estimate(arm.runs, "kl"), estimate(arm.runs, metric)
                 pairs = [(value_of(r, "kl"), value_of(r, metric)) for r in arm.runs]
@@ -121,13 +119,13 @@ def frontier(runs: Runs) -> Figure:
                         axis.hlines(won.value, *far.interval, color=look.colour, lw=1.2)
             limits(axis, metric)
             axis.set_xlabel(WORDS["kl"])
-            return None
 
         return Panel(WORDS[metric], draw)
 
     caption = (
         "Each arm's mean over seeds with 95 % intervals in both directions, small dots the runs. Up and to the left "
-        "is a preference learnt close to the reference. KL is estimated on the policy's own samples."
+        "is a preference learnt close to the reference. KL is estimated on the policy's own samples, so it may come "
+        "out below 0 where it is small."
     )
     figures = [panel(metric) for metric in metrics]
     return build("frontier", "Margin against KL", caption, figures, pd.DataFrame(data), ids(arms), style_of, columns=3)

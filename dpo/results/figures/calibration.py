@@ -40,28 +40,28 @@ def reliability(runs: Runs) -> Figure:
     data: list[dict[str, Any]] = []
     panels = []
     for arm in arms[:MOST]:
-        points = []
-        for _, part in confident(arm).groupby("bin"):
+        table, points = confident(arm), []
+        for _, part in table.groupby("bin"):
             share = stats.clustered_share(part["right"], list(part["prompt"]))
             points.append((float(part["p"].mean()), share))
             data.append(row(share, arm=arm.label, p=float(part["p"].mean())))
 
-        def draw(axis: Any, points: Any = points, look: Any = style_of[arm.label]) -> None:
+        def draw(axis: Any, points: Any = points, look: Any = style_of[arm.label], n: int = len(table)) -> None:
             axis.plot([0.5, 1], [0.5, 1], color=SOFT, lw=0.9, ls="--")
             for p, share in points:
                 whiskers(axis, p, share, look)
-                axis.annotate(str(share.n), (p, share.value), xytext=(5, -9), textcoords="offset points", fontsize=6.5)
             axis.set_xlim(0.48, 1.02)
             axis.set_ylim(-0.04, 1.06)
             axis.set_xlabel("said: S(|margin|)")
             axis.set_ylabel("right (share)")
+            axis.set_title(f"n={n}", loc="right", fontsize=7.5, fontweight="normal")
 
         panels.append(Panel(arm.label, draw))
     left = f" The first {MOST} of {len(arms)} arms are drawn." if len(arms) > MOST else ""
     caption = (
         "Under the Bradley-Terry model the logistic of a margin is the probability that the preference is right. Points: "
-        "held-out pairs in ten bins of that probability, with 95 % intervals (seeds and pairs of one prompt together) "
-        "and the number of pairs. On the dashed line it is calibrated; above it the margins are too timid, below it too "
+        "held-out pairs of all seeds (n) in ten bins of that probability, with 95 % intervals (seeds and pairs of one "
+        "prompt together; the number in each bin is in the data). On the dashed line it is calibrated; above it the margins are too timid, below it too "
         f"sure. Margins of losses that are not logistic were never meant as log-odds.{left}"
     )
     return build("reliability", "Reliability", caption, panels, pd.DataFrame(data), ids(arms[:MOST]), columns=3)

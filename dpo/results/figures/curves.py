@@ -9,8 +9,8 @@ import pandas as pd
 from dpo.records import RunDir
 from dpo.results import stats
 from dpo.results.arms import Arm
-from dpo.results.figures.figure import GRID, INK, SERIES, SOFT, Figure, Look, Panel, build, looks, style, svg_of
-from dpo.results.figures.series import WORDS, blanks, ids, row, say
+from dpo.results.figures.figure import INK, SOFT, Figure, Look, Panel, build, looks, on_card, style, svg_of
+from dpo.results.figures.series import WORDS, blanks, ids, limits, row
 from dpo.results.frames import Run, Runs
 
 COLOURS = {"chosen": "#0072B2", "rejected": "#D55E00", "margins": "#009E73", "accuracies": "#CC79A7"}
@@ -48,8 +48,6 @@ def draw_run(axis: Any, rows: list[dict[str, Any]], metric: str) -> None:
 
 def save_reward_curves(run: RunDir) -> None:
     """Write the run's curves.svg (the same bytes for the same rows)."""
-    from dpo.results.figures.figure import on_card
-
     rows = list(run.rows(run.metrics))
     with style():
         run.curves.write_text(on_card(svg_of(reward_curves(rows, run.path.name), "dpo")), encoding="utf-8")
@@ -77,36 +75,31 @@ def curves(runs: Runs, *keys: str) -> Figure:
     """The four rewards of each arm on the held-out pairs, with 95 % bands over its seeds."""
     arms = [arm for arm in runs.done.arms(*keys) if any(len(run.evaluations()) > 1 for run in arm.runs)]
     style_of, blank = looks([arm.label for arm in arms]), blanks(arms)
-    data = pd.DataFrame([point for arm in arms for metric in COLOURS for point in band(arm, TITLES[metric])])
+    metrics = [m for m in TITLES.values() if m not in blank]
+    if len(metrics) < len(TITLES):  # losses of different scale: what means the same for all of them
+        metrics += ["logratios/margins", "displacement", "logps/chosen_change"]
+    data = pd.DataFrame([point for arm in arms for metric in metrics for point in band(arm, metric)])
 
     def panel(metric: str) -> Panel:
-        title = TITLES[metric]
-
         def draw(axis: Any) -> None:
-            if title in blank:
-                return say(axis, f"left blank: {blank[title]}")
             for arm in arms:
-                part = data[(data["arm"] == arm.label) & (data["metric"] == title)]
+                part = data[(data["arm"] == arm.label) & (data["metric"] == metric)]
                 look = style_of[arm.label]
                 axis.plot(part["step"], part["value"], color=look.colour, marker=look.marker, ls=look.line)
                 held = part.dropna(subset=["low", "high"])
-                axis.fill_between(
-                    held["step"], held["low"].astype(float), held["high"].astype(float), color=look.colour, alpha=0.18, lw=0
-                )
-            if metric == "accuracies":
-                axis.set_ylim(-0.05, 1.05)
-            axis.axhline(0.5 if metric == "accuracies" else 0, color=SOFT, lw=0.8, ls=":")
+                ends = held["low"].astype(float), held["high"].astype(float)
+                axis.fill_between(held["step"], *ends, color=look.colour, alpha=0.18, lw=0)
+            limits(axis, metric)
             axis.set_xlabel("optimizer step")
-            return None
 
-        return Panel(WORDS[title], draw)
+        return Panel(WORDS[metric], draw)
 
+    left = f" Rewards are left out: {next(iter(blank.values()))}." if len(metrics) > len(TITLES) - len(blank) else ""
     caption = (
         "Held-out pairs at every evaluation: mean over seeds with 95 % bands (Student's t over seeds; no band where an "
-        "arm has one). Rewards grow with beta by definition; compare arms on d and on what they say."
+        f"arm has one).{left or ' Rewards grow with beta by definition; compare arms on d and on what they say.'}"
     )
-    shown = data[~data["metric"].isin(blank)] if len(data) else data
-    return build("curves", "Rewards during training", caption, list(map(panel, COLOURS)), shown, ids(arms), style_of)
+    return build("curves", "Rewards during training", caption, list(map(panel, metrics)), data, ids(arms), style_of)
 
 
 def band(arm: Arm, metric: str) -> list[dict[str, Any]]:
@@ -117,5 +110,3 @@ def band(arm: Arm, metric: str) -> list[dict[str, Any]]:
         row(stats.mean([values[step] for values in logged]), arm=arm.label, metric=metric, step=step) for step in steps
     ]
 
-
-__all__ = ["COLOURS", "GRID", "SERIES", "TITLES", "curves", "reward_curves", "run_curves", "save_reward_curves"]

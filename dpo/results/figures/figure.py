@@ -109,7 +109,7 @@ class Figure:
 
     def _repr_html_(self) -> str:
         """Inline SVG, caption, a link that saves the data, the runs."""
-        least, wide = {1: ("18rem", "42rem"), 2: ("21rem", "54rem")}.get(self.columns, ("18rem", "none"))
+        least, wide = {1: ("18rem", "34rem"), 2: ("21rem", "54rem")}.get(self.columns, ("18rem", "none"))
         grid = f"display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,{least}),1fr));gap:.5rem 1rem"
         data = base64.b64encode(self.csv.encode()).decode()
         return (

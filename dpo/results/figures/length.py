@@ -10,7 +10,7 @@ import pandas as pd
 from dpo.results import stats
 from dpo.results.arms import Arm
 from dpo.results.figures.beta import over
-from dpo.results.figures.figure import INK, RASTER_ABOVE, SERIES, SOFT, Figure, Panel, build, looks
+from dpo.results.figures.figure import INK, RASTER_ABOVE, SERIES, SOFT, Figure, Look, Panel, build, looks
 from dpo.results.figures.series import ids, row, whiskers
 from dpo.results.frames import Run, Runs
 from dpo.results.measures import CLASSES
@@ -62,6 +62,7 @@ def accuracy_by_length(runs: Runs) -> Figure:
     """Accuracy of each arm on pairs whose chosen answer is longer, equal or shorter, and on the balanced subset."""
     arms = runs.done.arms()
     style_of = looks([arm.label for arm in arms])
+    legend = style_of | {"the rule: take the longer answer": Look(INK, "", "- -", "--")}
     found = {(arm.label, name): class_accuracy(arm, name) for arm in arms for name in SHOWN}
     data = [row(e, arm=arm, pairs=name) for (arm, name), e in found.items() if e]
     longer = arms[0].runs[0].last.get("eval/length/longer_wins") if arms else None
@@ -73,15 +74,12 @@ def accuracy_by_length(runs: Runs) -> Figure:
                 if estimate:
                     whiskers(axis, place + 0.6 * ((i + 0.5) / len(arms) - 0.5), estimate, style_of[arm.label])
         counts = [next((e.n for (_, n), e in found.items() if n == name and e), 0) for name in SHOWN]
-        axis.set_xticks(range(len(SHOWN)), [f"{n}\nn={c}" for n, c in zip(SHOWN, counts, strict=True)])
+        axis.set_xticks(range(len(SHOWN)), [f"{n.replace('chosen ', '')}\nn={c}" for n, c in zip(SHOWN, counts, strict=True)])
         axis.set_xlim(-0.5, len(SHOWN) - 0.5)
         axis.set_ylim(-0.04, 1.04)
         axis.axhline(0.5, color=SOFT, lw=0.8, ls=":")
         if longer is not None:
             axis.axhline(longer, color=INK, lw=0.9, ls="--")
-            down = longer > 0.9
-            place = {"xytext": (0, -3 if down else 3), "textcoords": "offset points", "va": "top" if down else "bottom"}
-            axis.annotate("the longer one", (0.5, longer), ha="center", fontsize=7.5, **place)
         axis.grid(axis="x", visible=False)
 
     caption = (
@@ -90,9 +88,9 @@ def accuracy_by_length(runs: Runs) -> Figure:
         "to be read beside every accuracy. A model that learnt length is right where the chosen answer is longer and "
         "wrong where it is shorter."
     )
-    panel = Panel("accuracy by length of the chosen answer", draw)
+    panel = Panel("accuracy where the chosen answer is ...", draw)
     frame = pd.DataFrame(data)
-    return build("length-classes", "Accuracy by length", caption, [panel], frame, ids(arms), style_of, size=(6.2, 3.2))
+    return build("length-classes", "Accuracy by length", caption, [panel], frame, ids(arms), legend, size=(4.4, 3.0))
 
 
 def margins_by_pair(arm: Arm) -> pd.DataFrame:

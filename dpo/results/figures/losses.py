@@ -17,6 +17,17 @@ COMPARED = ("logratios/margins", "rewards/accuracies", "kl", "displacement", "sa
 USUAL = "dpo.losses.sigmoid.Sigmoid"
 
 
+def axis(runs: Runs) -> str:
+    """The setting of the loss that was varied: which loss, else the first of its own settings."""
+    keys = [key for key in runs.done.axes() if key.startswith("loss.")]
+    return min(keys, key=lambda key: key != "loss._target_")
+
+
+def baseline_value(runs: Runs) -> Any:
+    """The value of `axis` of the arm that others are compared with."""
+    return baseline(runs.done.arms()).values[axis(runs)]
+
+
 def baseline(arms: list[Arm]) -> Arm:
     """The arm with the sigmoid loss, else the first."""
     return next((arm for arm in arms if arm.values.get("loss._target_") == USUAL), arms[0])
