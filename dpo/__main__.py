@@ -139,6 +139,23 @@ def reproduce(args: argparse.Namespace) -> int:
     return reproduce(Path(args.run), Path(args.into) if args.into else None)
 
 
+def report(args: argparse.Namespace) -> int:
+    """The page of a directory of runs, or with --check whether it is up to date."""
+    from dpo.results.report import report, stale
+
+    directory, out = Path(args.directory), Path(args.out) if args.out else None
+    page = out or directory / "report.html"
+    if args.check:
+        changed = stale(directory, out)
+        if changed:
+            print(f"stale: {', '.join(changed)}; `dpo report {directory}` makes it anew", file=sys.stderr)
+    else:
+        changed = []
+        report(directory, out)
+    print(page)
+    return 1 if changed else 0
+
+
 OVERRIDES = "settings as group=option or key=value, such as beta.value=0.3 (see conf/)"
 CHANGED = "with -m or a sweep: set aside runs made by other code or data than there is now, and run them again"
 
@@ -199,6 +216,20 @@ def parser() -> argparse.ArgumentParser:
 
     sub = verb("audit", audit, "Report on the data before any training.", "dpo audit dataset=hand_authored")
     sub.add_argument("overrides", nargs="*", help=OVERRIDES)
+
+    sub = verb(
+        "report",
+        report,
+        "Make one page (HTML, and Markdown with figures beside it) of all runs below a directory.",
+        "dpo report outputs/beta",
+    )
+    sub.add_argument("directory", help="a run, a sweep, or any directory above runs that were measured alike")
+    sub.add_argument(
+        "--out", metavar="FILE", help="the page (default DIR/report.html); its parts go into FILE's name without .html"
+    )
+    sub.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 where the page is not what the runs give now"
+    )
 
     sub = verb("runs", runs, "List the runs below a directory.", "dpo runs outputs")
     sub.add_argument("directory", nargs="?", default="outputs")

@@ -78,9 +78,7 @@ async def talk(
     for room in ("Page", "Network", "Runtime", "Log"):
         await ask(f"{room}.enable")
     width, height = size
-    await ask(
-        "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-    )
+    await ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     await ask("Emulation.setEmulatedMedia", features=[scheme])
     await ask("Page.navigate", url=page.resolve().as_uri(), until="Page.loadEventFired")

@@ -76,7 +76,9 @@ def side_by_side(runs: Runs, limit: int = 12) -> Table:
         (Cell(asked(p), tuple(c.runs[0] for c in shown)), *(Cell(c.answers[p].strip(), tuple(c.runs)) for c in shown))
         for p in prompts
     ]
-    notes = [f"{len(policies) - MOST} more policies are not shown; dpo compare RUN shows any."] if policies[MOST:] else []
+    notes = (
+        [f"{len(policies) - MOST} more policies are not shown; dpo compare RUN shows any."] if policies[MOST:] else []
+    )
     caption = "Greedy answers to prompts that are not in the training data, as recorded at the end of each run."
     return Table("answers", caption, ("prompt", *(c.title for c in shown)), tuple(rows), tuple(notes))
 

@@ -35,7 +35,9 @@ class Part:
 def heading(level: int, text: str, anchor: str) -> Part:
     """A heading that the table of contents lists (levels 2 and 3)."""
     return Part(
-        f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>', f"{'#' * level} {plain(text)}\n", (level, text, anchor)
+        f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>',
+        f"{'#' * level} {plain(text)}\n",
+        (level, text, anchor),
     )
 
 

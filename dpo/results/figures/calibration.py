@@ -100,7 +100,9 @@ def implicit_explicit(runs: Runs) -> Figure | None:
             axis.axvline(0, color=SOFT, lw=0.8, ls=":")
             axis.set_xlabel("implicit margin (policy)")
             axis.set_ylabel("explicit margin (reward model)")
-            said = f"same side {agree.text()} of {agree.n} pairs" + ("" if np.isnan(rank) else f"\nrank correlation {rank:+.2f}")
+            said = f"same side {agree.text()} of {agree.n} pairs" + (
+                "" if np.isnan(rank) else f"\nrank correlation {rank:+.2f}"
+            )
             axis.annotate(said, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=7, color=INK)
 
         panels.append(Panel(f"{policy.name[:40]}", draw))

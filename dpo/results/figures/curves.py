@@ -109,4 +109,3 @@ def band(arm: Arm, metric: str) -> list[dict[str, Any]]:
     return [
         row(stats.mean([values[step] for values in logged]), arm=arm.label, metric=metric, step=step) for step in steps
     ]
-

@@ -130,7 +130,9 @@ class Figure:
             f"{html.escape(label)}</span>"
             for label, look in self.legend
         ]
-        return f'<p class="legend" style="display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.3rem 0">{"".join(keys)}</p>'
+        return (
+            f'<p class="legend" style="display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;margin:.3rem 0">{"".join(keys)}</p>'
+        )
 
     def _repr_markdown_(self) -> str:
         """The picture by its file's name, caption, data and runs."""

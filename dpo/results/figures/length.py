@@ -74,7 +74,9 @@ def accuracy_by_length(runs: Runs) -> Figure:
                 if estimate:
                     whiskers(axis, place + 0.6 * ((i + 0.5) / len(arms) - 0.5), estimate, style_of[arm.label])
         counts = [next((e.n for (_, n), e in found.items() if n == name and e), 0) for name in SHOWN]
-        axis.set_xticks(range(len(SHOWN)), [f"{n.replace('chosen ', '')}\nn={c}" for n, c in zip(SHOWN, counts, strict=True)])
+        axis.set_xticks(
+            range(len(SHOWN)), [f"{n.replace('chosen ', '')}\nn={c}" for n, c in zip(SHOWN, counts, strict=True)]
+        )
         axis.set_xlim(-0.5, len(SHOWN) - 0.5)
         axis.set_ylim(-0.04, 1.04)
         axis.axhline(0.5, color=SOFT, lw=0.8, ls=":")

@@ -50,7 +50,8 @@ def forest(runs: Runs) -> Figure:
         found = {arm.label: e for arm in others if (e := difference(arm, base, metric))}
         found = dict(zip(found, stats.holm(list(found.values())), strict=True))
         data += [
-            row(e, arm=arm, baseline=base.label, metric=metric, adjusted_p=e.adjusted, shown=e.shown) for arm, e in found.items()
+            row(e, arm=arm, baseline=base.label, metric=metric, adjusted_p=e.adjusted, shown=e.shown)
+            for arm, e in found.items()
         ]
         panels.append(Panel(WORDS[metric], drawing(found, [arm.label for arm in others], blank.get(metric, ""))))
     caption = (
@@ -66,7 +67,10 @@ def forest(runs: Runs) -> Figure:
 def at_base(base: Arm) -> str:
     """The baseline's own values, in words."""
     said = [(metric, estimate(base.runs, metric)) for metric in ("logratios/margins", "kl")]
-    return ", ".join(f"{metric.split('/')[0].replace('logratios', 'd')} {e.text()}" for metric, e in said if e) or "baseline"
+    return (
+        ", ".join(f"{metric.split('/')[0].replace('logratios', 'd')} {e.text()}" for metric, e in said if e)
+        or "baseline"
+    )
 
 
 def drawing(found: dict[str, Estimate], labels: list[str], blank: str) -> Any:

@@ -75,7 +75,15 @@ def whiskers(axis: Any, x: float, estimate: Estimate, look: Look, hollow: bool =
         reach = [[estimate.value - estimate.interval[0]], [estimate.interval[1] - estimate.value]]
     face = "none" if hollow else look.colour
     axis.errorbar(
-        [x], [estimate.value], yerr=reach, color=look.colour, marker=look.marker, mfc=face, capsize=2.5, lw=1.2, zorder=3
+        [x],
+        [estimate.value],
+        yerr=reach,
+        color=look.colour,
+        marker=look.marker,
+        mfc=face,
+        capsize=2.5,
+        lw=1.2,
+        zorder=3,
     )
 
 
