@@ -43,10 +43,10 @@ def columns(arms: list[Arm]) -> list[Column]:
                 found.append(home)
             home.arms.append(arm.label)
             home.runs.append(run.id)
-    for column in found:
-        alone = sum(c.kind == column.kind for c in found) == 1
-        if len(arms) == 1 or (alone and column.kind in ("base", "SFT")):
-            column.arms = []  # one model for all needs no name
+    for model in found:
+        alone = sum(c.kind == model.kind for c in found) == 1
+        if len(arms) == 1 or (alone and model.kind in ("base", "SFT")):
+            model.arms = []  # one model for all needs no name
     return found
 
 

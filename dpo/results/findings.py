@@ -75,7 +75,7 @@ def check(runs: Sequence[Run]) -> None:
     if len({run.group for run in runs}) > 1:
         raise UsageError("findings are of one configuration and its seeds; give the runs of one arm (Runs.arms)")
     for run in runs:
-        if not run.last or run.kind != "policy" or run.state != "done":
+        if not run.complete or run.kind != "policy":
             raise UsageError(
                 f"{run.path}: is {run.kind}, {run.state}; findings need a finished policy with an evaluation"
             )
@@ -134,12 +134,12 @@ def displacement_paragraph(runs: Sequence[Run], found: Sequence[Finding] | None 
         return ""
     return (
         f"The chosen answers' log-probability changed by {chosen.text(signed=True)} nats, the rejected answers' by "
-        f"{rejected.text(signed=True)} nats; a share of {share.text()} of the chosen answers ended below their reference "
-        f"(n={share.n} pairs). The loss of DPO depends on the difference of the two log-ratios alone, so it is lowered as "
-        "well by making the chosen answer less likely and the rejected one less likely still; what both lose goes to "
-        "answers that are in neither list. This is likelihood displacement (Razin et al. 2024, arXiv:2410.08847). A "
-        "smaller learning rate, fewer steps, or a term that holds the chosen side up (loss.sft_weight, loss=dpop) work "
-        "against it."
+        f"{rejected.text(signed=True)} nats; a share of {share.text()} of the chosen answers ended below their "
+        f"reference (n={share.n} pairs). The loss of DPO depends on the difference of the two log-ratios alone, so it "
+        "is lowered as well by making the chosen answer less likely and the rejected one less likely still; what both "
+        "lose goes to answers that are in neither list. This is likelihood displacement (Razin et al. 2024, "
+        "arXiv:2410.08847). A smaller learning rate, fewer steps, or a term that holds the chosen side up "
+        "(loss.sft_weight, loss=dpop) work against it."
     )
 
 
@@ -179,8 +179,8 @@ def warnings(runs: Runs) -> list[str]:
         )
     if "beta.value" in keys:
         said.append(
-            "Reward margins are beta times the log-ratio difference and grow with beta by definition; arms are compared "
-            f"on {label('logratios/margins')}, which is measured and not the margin divided by beta."
+            "Reward margins are beta times the log-ratio difference and grow with beta by definition; arms are "
+            f"compared on {label('logratios/margins')}, which is measured and not the margin divided by beta."
         )
     few = [arm.label for arm in arms if len(arm.runs) < 3]
     if few:

@@ -68,6 +68,11 @@ class Run:
         return str(self.provenance.get("kind", "policy"))
 
     @property
+    def complete(self) -> bool:
+        """Whether the run is done, with a configuration and evaluations that could be read."""
+        return self.state == "done" and bool(self.config) and bool(self.last)
+
+    @property
     def seed(self) -> Any:
         """The run's seed; None where its configuration could not be read."""
         return self.config.get("seed")
@@ -189,17 +194,17 @@ class Runs:
     @cached_property
     def done(self) -> Runs:
         """Finished policies: what tables and figures may count."""
-        return self.where(lambda run: run.state == "done" and run.kind == "policy" and bool(run.last))
+        return self.where(lambda run: run.complete and run.kind == "policy")
 
     @cached_property
     def rewards(self) -> Runs:
         """Finished reward models."""
-        return self.where(lambda run: run.state == "done" and run.kind == "reward" and bool(run.last))
+        return self.where(lambda run: run.complete and run.kind == "reward")
 
     @cached_property
     def unfinished(self) -> Runs:
-        """Every run that is not done, and finished ones without an evaluation."""
-        return self.where(lambda run: run.state != "done" or not run.last)
+        """Every other run."""
+        return self.where(lambda run: not run.complete)
 
     @cached_property
     def runs(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Estimates of an arm from its rows: each pair (or sampled answer) averaged over seeds, the interval clustered by prompt.
+"""Estimates of an arm from its rows: each pair (or answer) averaged over seeds, the interval clustered by prompt.
 
 Seeds that agree say nothing about other pairs, and pairs of one run nothing about other seeds; where an arm has
 both, the wider of the two intervals is given.

@@ -162,7 +162,7 @@ def notices(runs: Runs) -> Iterator[str]:
     """What limits every number of the page, in words."""
     arms = runs.done.arms()
     if len(runs.done) == 1:
-        yield "One finished run: its intervals are over pairs and samples, and say nothing of what another seed would give."
+        yield "One finished run: intervals are over pairs and samples, and say nothing of what another seed would give."
     elif all(len(arm.runs) == 1 for arm in arms):
         yield "One seed per arm: no difference between arms can be told apart from chance. Three seeds or more can."
     yield from tables.missing_seeds(arms)

@@ -1,4 +1,4 @@
-"""Findings as they stand on a page: sentences with the runs behind each, the two lists of what DPO did and did not do."""
+"""Findings as they stand on a page: sentences with the runs behind each, and the two lists of what DPO did or not."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from dpo.results.estimate import Estimate
 
@@ -203,6 +203,7 @@ def clustered_share(
 def difference(a: Estimate, b: Estimate) -> Estimate:
     """a - b of two independent estimates, from their own intervals (MOVER: Zou and Donner 2008, Statistics in Medicine
     27). Of two Wilson intervals it is Newcombe's hybrid score interval (1998, Statistics in Medicine 17, method 10).
+    The p-value is the normal one at the standard error that the end next to 0 stands for.
     """
     value, n = a.value - b.value, min(a.n, b.n)
     if a.interval is None or b.interval is None:
@@ -210,7 +211,10 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     low = value - math.hypot(a.value - a.interval[0], b.interval[1] - b.value)
     high = value + math.hypot(a.interval[1] - a.value, b.value - b.interval[0])
     method = "Newcombe" if a.method == b.method == "Wilson" else "MOVER"
-    return Estimate(value, low, high, n, method, a.level, a.of)
+    reach = value - low if value > 0 else high - value
+    sizes = abs(value) * float(ndtri((1 + a.level) / 2)) / reach if reach else math.inf
+    p = 2 * float(ndtr(-sizes)) if value else 1.0
+    return Estimate(value, low, high, n, method, a.level, a.of, p=p)
 
 
 def unpaired(a: Iterable[float], b: Iterable[float], level: float = 0.95, of: str = "runs") -> Estimate:

@@ -245,7 +245,7 @@ def failed_table(runs: Runs) -> Table:
     """Runs that did not finish and jobs that have not begun, with the reason; they count in no other table."""
     rows = []
     for run in runs.unfinished:
-        why = run.error or "; ".join(run.notes) or ("no evaluation" if run.state == "done" else "")
+        why = run.error or "; ".join(run.notes) or ("no evaluation" if run.state == "done" else "not finished")
         rows.append(tuple(Cell(text, (run.id,)) for text in (run.id, run.name, run.state, run.last.get("step"), why)))
     for sweep, name, run_id in runs.pending:
         rows.append(

@@ -10,6 +10,7 @@ import pandas as pd
 from dpo.results import stats
 from dpo.results.arms import Arm
 from dpo.results.figures.beta import over
+from dpo.results.figures.curves import COLOURS
 from dpo.results.figures.figure import INK, RASTER_ABOVE, SERIES, SOFT, Figure, Look, Panel, build, looks
 from dpo.results.figures.series import ids, row, whiskers
 from dpo.results.frames import Run, Runs
@@ -132,8 +133,8 @@ def margin_on_length(runs: Runs) -> Figure:
     left = f" The first {MOST} of {len(arms)} arms are drawn." if len(arms) > MOST else ""
     caption = (
         "A point is a held-out pair (its margin averaged over seeds); the line is least squares, its slope in reward "
-        "per token with a 95 % interval over pairs. A slope is no proof of a length bias: longer answers may be better. "
-        f"What a bias does is told by the balanced subset and by sampled lengths.{left}"
+        "per token with a 95 % interval over pairs. A slope is no proof of a length bias: longer answers may be "
+        f"better. What a bias does is told by the balanced subset and by sampled lengths.{left}"
     )
     frame = pd.concat([table.assign(arm=label) for label, table in tables.items()]) if tables else pd.DataFrame()
     panels = [panel(label, table) for label, table in tables.items()]
@@ -143,7 +144,7 @@ def margin_on_length(runs: Runs) -> Figure:
 
 def audit(run: Run) -> Figure:
     """What the run was trained on: lengths of both answers, their difference, what was limited, surface tells."""
-    from dpo.results.data import COLOURS, bars
+    from dpo.results.data import bars
 
     part = run.audit["train"]
     low, high = part["longer_wins_interval"]

@@ -35,8 +35,8 @@ def baseline(arms: list[Arm]) -> Arm:
 
 def difference(arm: Arm, base: Arm, metric: str) -> Estimate | None:
     """The arm's mean minus the baseline's over the seeds that both have; None where they share no value."""
-    values = [{r.seed: v for r in part.runs if (v := value_of(r, metric)) is not None} for part in (arm, base)]
-    return stats.paired(*values)
+    ours, theirs = ({r.seed: v for r in a.runs if (v := value_of(r, metric)) is not None} for a in (arm, base))
+    return stats.paired(ours, theirs)
 
 
 def forest(runs: Runs) -> Figure:
@@ -55,9 +55,9 @@ def forest(runs: Runs) -> Figure:
         ]
         panels.append(Panel(WORDS[metric], drawing(found, [arm.label for arm in others], blank.get(metric, ""))))
     caption = (
-        f"Difference from {base.label} ({at_base(base)}), paired by seed, with 95 % intervals (Student's t over seeds). "
-        "Filled: shown, also after Holm's correction over the arms of the panel; hollow: no difference shown. Rewards and "
-        "margins are not drawn: losses give them different units."
+        f"Difference from {base.label} ({at_base(base)}), paired by seed, with 95 % intervals (Student's t over "
+        "seeds). Filled: shown, also after Holm's correction over the arms of the panel; hollow: no difference shown. "
+        "Rewards and margins are not drawn: losses give them different units."
     )
     height = max(1.9, 0.24 * len(others) + 0.9)
     title = "Losses against " + base.label
