@@ -62,7 +62,8 @@ def reliability(runs: Runs) -> Figure:
         "Under the Bradley-Terry model the logistic of a margin is the probability that the preference is right. "
         "Points: held-out pairs of all seeds (n) in ten bins of that probability, with 95 % intervals (seeds and pairs "
         "of one prompt together; the number in each bin is in the data). On the dashed line it is calibrated; above it "
-        f"the margins are too timid, below it too sure. Margins of losses that are not logistic were never meant as log-odds.{left}"
+        "the margins are too timid, below it too sure. Margins of losses that are not logistic were never meant as "
+        f"log-odds.{left}"
     )
     return build("reliability", "Reliability", caption, panels, pd.DataFrame(data), ids(arms[:MOST]), columns=3)
 
