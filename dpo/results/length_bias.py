@@ -1,4 +1,4 @@
-"""Is what the runs learnt length? The verdict names the bias and its size, or says that none is shown."""
+"""Is what the runs learnt length? Verdicts name the bias and its size, or say that none is shown."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """`shown`: whether a length bias is told apart from none. `measures` by the names of UNITS, corrected by Holm."""
+    """`shown`: whether a length bias is told apart from none, in what `about` names: the training "data", the response
+    to a "dose", or the "policy" of an arm. `measures` by name, corrected by Holm; `runs` are ids.
+    """
 
+    about: str
     shown: bool
     text: str
     measures: dict[str, Estimate]
@@ -37,27 +40,68 @@ class Verdict:
 
 
 def length_bias_verdict(runs: Runs) -> list[Verdict]:
-    """A verdict for each dose-response where a dose was swept, then for each arm of the finished runs.
+    """Verdicts on the training data of the finished runs, on the response to a dose where one was swept, on each arm.
 
-    A preference for length is shown where one of these is, with Holm's correction over all arms: the margin grows with
-    the length difference; accuracy is higher where the chosen answer is longer than where it is shorter; or, where
-    the training pairs favour the longer answer, the sampled answers grew in training and are now longer than the chosen
-    answers of the evaluation pairs, which nothing was added to. Raises UsageError for runs that may not share a table.
+    The data favour length where the share of pairs whose chosen answer is the longer is told apart from one half. The
+    policy's preference for length is shown where one of these is, with Holm's correction over all arms: the margin
+    grows with the length difference; accuracy is higher where the chosen answer is longer than where it is shorter; or,
+    where the training pairs favour the longer answer, the sampled answers grew in training and are now longer than the
+    chosen answers of the evaluation pairs. Raises UsageError for runs that may not share a table.
     """
     if not len(runs.done):
         return []
     require_comparable(runs.done)
     arms = runs.done.arms()
-    return [*dose_responses(arms), *arm_verdicts(arms)]
+    return [*data_verdicts(arms), *dose_responses(arms), *arm_verdicts(arms)]
+
+
+def data_verdicts(arms: Sequence[Arm]) -> list[Verdict]:
+    """A verdict for each different set of training pairs."""
+    sets: dict[str, list[Arm]] = {}
+    for arm in arms:
+        sets.setdefault(str(arm.runs[0].provenance.get("train_data_hash")), []).append(arm)
+    return [v for members in sets.values() if (v := data_verdict(members, len(sets) == 1))]
+
+
+def data_verdict(arms: Sequence[Arm], alone: bool) -> Verdict | None:
+    """What audit.json says of the lengths of the training pairs; None where it says nothing."""
+    share, part = longer_wins(arms[0].runs), arms[0].runs[0].audit.get("train", {})
+    if share is None or share.interval is None:
+        return None
+    low, high = share.interval
+    shown = low > 0.5 or high < 0.5
+    claim = "no length bias is shown in the training pairs"
+    if shown:
+        claim = f"a length bias is shown in the training pairs, which favour the {'longer' if low > 0.5 else 'shorter'} answer"
+    figures = f"the chosen answer is the longer in a share of {share.text()} of them (n={share.n} pairs)"
+    if "difference_tokens" in part:
+        ends, mean = part["difference_tokens"], part["chosen_tokens_mean"] - part["rejected_tokens_mean"]
+        figures += f", by {mean:+.1f} tokens on average ({ends['p5']:+.0f} to {ends['p95']:+.0f} in the middle 90 %)"
+    where = "" if alone else f"{'; '.join(arm.label for arm in arms)}: "
+    of = tuple(run.id for arm in arms for run in arm.runs)
+    return Verdict("data", shown, f"{where}{claim}: {figures}.", {"longer wins": share}, of)
+
+
+def longer_wins(runs: Sequence[Run]) -> Estimate | None:
+    """The share of training pairs whose chosen answer is the longer (equal lengths one half), from audit.json."""
+    part = runs[0].audit.get("train", {})
+    if not part.get("pairs") or "longer_wins" not in part:
+        return None
+    return stats.wilson(part["longer_wins"] * part["pairs"], part["pairs"], of="pairs")
+
+
+def favours_length(runs: Sequence[Run]) -> bool:
+    """Whether that share lies above one half by its interval."""
+    share = longer_wins(runs)
+    return share is not None and share.low is not None and share.low > 0.5
 
 
 def arm_verdicts(arms: Sequence[Arm]) -> list[Verdict]:
-    """The verdicts on the seeds of each configuration, their measures being one family."""
+    """The verdicts on the seeds of each configuration, all their measures being one family."""
     families = [arm_measures(arm) for arm in arms]
     fixed = iter(stats.holm([e for family in families for e in family.values()]))
-    return [
-        arm_verdict(arm, {name: next(fixed) for name in family}) for arm, family in zip(arms, families, strict=True)
-    ]
+    corrected = [{name: next(fixed) for name in family} for family in families]
+    return [arm_verdict(arm, measures) for arm, measures in zip(arms, corrected, strict=True)]
 
 
 def arm_measures(arm: Arm) -> dict[str, Estimate]:
@@ -75,16 +119,15 @@ def arm_verdict(arm: Arm, measures: dict[str, Estimate]) -> Verdict:
     grown = sampled_change(arm.runs, "tokens")
     if not (grown and grown[2].shown and grown[2].value > 0):
         shown.pop("answers", None)  # long from the start: no work of this training
+    text = f"{'a' if shown else 'no'} preference for length is shown: {said(shown or measures)}."
     if not measures:
-        text = "the rows cannot show a length bias: the length difference of the evaluation pairs does not vary."
-    else:
-        text = f"{'a' if shown else 'no'} length bias is shown: {said(shown or measures)}."
+        text = "no preference for length is shown: the length difference of the evaluation pairs does not vary."
     if "answers" in shown and grown:
         text += (
             f" In training the sampled answers grew from {grown[0]:.1f} to {grown[1]:.1f} tokens, {change(grown[2])}."
         )
     of = tuple(run.id for run in arm.runs)
-    return Verdict(bool(shown), f"{arm.label}: {text}{caveat(arm.runs, favours_length(arm.runs))}", measures, of)
+    return Verdict("policy", bool(shown), f"{arm.label}: {text}{caveat(arm.runs)}", measures, of)
 
 
 def said(measures: dict[str, Estimate]) -> str:
@@ -92,22 +135,17 @@ def said(measures: dict[str, Estimate]) -> str:
     return "; ".join(f"{e.text(signed=True)} {UNITS[name]} ({e.footing})" for name, e in measures.items())
 
 
-def caveat(runs: Sequence[Run], favoured: Estimate | None) -> str:
-    """How often the longer answer wins in training, and whether the evaluation pairs can part length from content."""
-    words = ""
-    if favoured:
-        words = f" In the training pairs the longer answer wins in a share of {favoured.text()} (n={favoured.n} pairs)."
+def caveat(runs: Sequence[Run]) -> str:
+    """Whether the evaluation pairs can part length from content."""
     longer = runs[0].last.get("eval/length/longer_wins")
-    if longer in (0.0, 1.0):
-        side = "longer" if longer else "shorter"
-        words += (
-            f" The chosen answer is the {side} in every evaluation pair: length and content cannot be parted there."
-        )
-    return words
+    if longer not in (0.0, 1.0):
+        return ""
+    side = "longer" if longer else "shorter"
+    return f" The chosen answer is the {side} in every evaluation pair: length and content cannot be parted there."
 
 
 def overshoot(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> Estimate | None:
-    """Tokens of the last sampled answers minus tokens of the evaluation pairs' chosen answers (MOVER interval)."""
+    """Tokens of the last sampled answers minus tokens of the evaluation pairs' chosen answers."""
     lengths = []
     for run in runs:
         rows = run.samples()
@@ -115,15 +153,6 @@ def overshoot(runs: Sequence[Run], frames: Sequence[pd.DataFrame]) -> Estimate |
         lengths.append(rows.assign(id=rows["draw"], length_difference=0.0))
     answers, chosen = mean_over_pairs(lengths, "tokens"), mean_over_pairs(frames, "chosen_tokens")
     return stats.difference(answers, chosen) if answers and chosen else None
-
-
-def favours_length(runs: Sequence[Run]) -> Estimate | None:
-    """The share of training pairs whose chosen answer is the longer, where its interval lies above one half."""
-    part = runs[0].audit.get("train", {})
-    if not part.get("pairs") or "longer_wins" not in part:
-        return None
-    share = stats.wilson(part["longer_wins"] * part["pairs"], part["pairs"], of="pairs")
-    return share if share.low is not None and share.low > 0.5 else None
 
 
 def dose_responses(arms: Sequence[Arm]) -> list[Verdict]:
@@ -144,6 +173,7 @@ def dose_verdict(key: str, rest: str, arms: Sequence[Arm]) -> Verdict:
 
     A margin that follows length more than at the lowest dose counts only where it grows with length at the highest.
     """
+    arms = sorted(arms, key=lambda arm: float(arm.values[key]))
     low, high = arms[0], arms[-1]
     found = {
         "dose slope": paired_by_seed(low, high, lambda run: estimated(slope_over_pairs(tables([run]), "margin"))),
@@ -157,12 +187,12 @@ def dose_verdict(key: str, rest: str, arms: Sequence[Arm]) -> Verdict:
         shown.pop("dose slope", None)
     where = f"{rest + ', ' if rest else ''}{title(key)} {low.values[key]:g} to {high.values[key]:g}"
     claim = "the policy took up the injected length bias" if shown else "no uptake of the injected length bias is shown"
-    text = f"{where}: {claim}: {said(shown or measures)}."
+    text = f"{where}: {claim}: {said(shown or measures) or 'no seed in common'}."
     if at_highest:
         text += f" At the highest dose the slope of the margin is {change(at_highest)}."
     doses = [f"{length:.1f} at {arm.values[key]:g}" for arm in arms if (length := mean_length(arm)) is not None]
     text += f" Sampled answers by dose, in tokens: {', '.join(doses)}." if doses else ""
-    return Verdict(bool(shown), text, measures, tuple(run.id for arm in arms for run in arm.runs))
+    return Verdict("dose", bool(shown), text, measures, tuple(run.id for arm in arms for run in arm.runs))
 
 
 def estimated(e: Estimate | None) -> float | None:
@@ -178,5 +208,5 @@ def mean_length(arm: Arm) -> float | None:
 
 def paired_by_seed(low: Arm, high: Arm, measure: Callable[[Run], float | None]) -> Estimate | None:
     """high - low of a measure, over the seeds that both have."""
-    ours, theirs = ({s: v for s, r in arm.by_seed.items() if (v := measure(r)) is not None} for arm in (high, low))
+    theirs, ours = ({s: v for s, r in arm.by_seed.items() if (v := measure(r)) is not None} for arm in (low, high))
     return stats.paired(ours, theirs)
