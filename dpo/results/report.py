@@ -14,7 +14,7 @@ from pathlib import Path
 from dpo.errors import UsageError
 from dpo.progress import bar
 from dpo.records import read_json
-from dpo.results import fits, frames, notebooks, page, tables
+from dpo.results import findings, fits, frames, notebooks, page, tables
 from dpo.results.comparable import comparable, comparable_groups
 from dpo.results.figures.figure import plain
 from dpo.results.frames import Run, Runs
@@ -102,6 +102,8 @@ def common(runs: Sequence[Run], root: Path) -> str:
 def body(runs: Runs) -> list[Part]:
     """What the notebooks that fit show, in their order."""
     chosen = [notebook for notebook in notebooks.notebooks() if fits.FITS[notebook.fits](runs)]
+    if len(runs.done) == 1:  # its card comes first
+        chosen.sort(key=lambda notebook: "run" not in notebooks.parameters(notebook))
     one = str(runs.done.all[0].path.resolve())
     given = {"directory": str(runs.path.resolve()), "run": one}
     work = [(n, {name: given[name] for name in notebooks.parameters(n)}) for n in chosen]
@@ -146,7 +148,7 @@ def front(runs: Runs) -> Part:
         f"seed{'s' * (len(seeds) != 1)} {', '.join(seeds)}",
         f"{pairs} held-out pairs",
     ]
-    asked, said = questions(runs), list(notices(runs))
+    asked, said = questions(runs), notices(runs)
     listed = "".join(f"<li>{html.escape(text)}</li>" for text in said)
     page_form = (
         f"<h1>{html.escape(title_of(runs))}</h1>\n"
@@ -158,24 +160,12 @@ def front(runs: Runs) -> Part:
     return Part(page_form, text_form + "".join(f"\n- {plain(text)}" for text in said) + "\n")
 
 
-def notices(runs: Runs) -> Iterator[str]:
+def notices(runs: Runs) -> list[str]:
     """What limits every number of the page, in words."""
-    arms = runs.done.arms()
-    if len(runs.done) == 1:
-        yield "One finished run: intervals are over pairs and samples, and say nothing of what another seed would give."
-    elif all(len(arm.runs) == 1 for arm in arms):
-        yield "One seed per arm: no difference between arms can be told apart from chance. Three seeds or more can."
-    yield from tables.missing_seeds(arms)
-    axes = runs.done.axes()
-    if "beta.value" in axes and "optim.lr" not in axes:
-        yield (
-            "Beta was swept at a single learning rate: what looks like beta may be the size of the steps "
-            "(dpo sweep beta_x_lr asks)."
-        )
-    if len(runs.unfinished) or runs.pending:
-        count = len(runs.unfinished) + len(runs.pending)
-        yield f"{count} run{'s' * (count != 1)} not finished or failed; listed at the end, counted nowhere else."
-    yield from runs.notes
+    if len(runs.done) > 1:
+        return findings.warnings(runs)
+    one = "One finished run: intervals are over pairs and samples, and say nothing of what another seed would give."
+    return [one, *runs.notes]
 
 
 __all__ = ["build", "report", "stale"]

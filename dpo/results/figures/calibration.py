@@ -10,7 +10,7 @@ import pandas as pd
 from dpo.results import stats
 from dpo.results.arms import Arm
 from dpo.results.comparable import comparable
-from dpo.results.figures.figure import INK, RASTER_ABOVE, SERIES, SOFT, Figure, Panel, build, looks
+from dpo.results.figures.figure import RASTER_ABOVE, SERIES, SOFT, Figure, Panel, build, looks
 from dpo.results.figures.length import MOST
 from dpo.results.figures.series import ids, row, whiskers
 from dpo.results.frames import Run, Runs
@@ -99,12 +99,9 @@ def implicit_explicit(runs: Runs) -> Figure | None:
             )  # fmt: skip
             axis.axhline(0, color=SOFT, lw=0.8, ls=":")
             axis.axvline(0, color=SOFT, lw=0.8, ls=":")
-            axis.set_xlabel("implicit margin (policy)")
             axis.set_ylabel("explicit margin (reward model)")
-            said = f"same side {agree.text()} of {agree.n} pairs" + (
-                "" if np.isnan(rank) else f"\nrank correlation {rank:+.2f}"
-            )
-            axis.annotate(said, (0.02, 0.98), xycoords="axes fraction", va="top", fontsize=7, color=INK)
+            said = "" if np.isnan(rank) else f", rank correlation {rank:+.2f}"
+            axis.set_xlabel(f"implicit margin (policy)\nsame side {agree.text()}, n={agree.n}{said}")
 
         panels.append(Panel(f"{policy.name[:40]}", draw))
     caption = (

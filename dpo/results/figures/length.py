@@ -142,8 +142,11 @@ def margin_on_length(runs: Runs) -> Figure:
     return build("margin-on-length", title, caption, panels, frame, ids(arms[:MOST]), columns=3)
 
 
-def audit(run: Run) -> Figure:
-    """What the run was trained on: lengths of both answers, their difference, what was limited, surface tells."""
+def audit(run: Run) -> Figure | None:
+    """What the run was trained on: lengths of both answers, their difference, what was limited, surface tells; None
+    where the run has no such audit.json."""
+    if "chosen_tokens" not in run.audit.get("train", {}):
+        return None
     from dpo.results.data import bars
 
     part = run.audit["train"]
@@ -161,7 +164,7 @@ def audit(run: Run) -> Figure:
     def difference(axis: Any) -> None:
         bars(axis, part["difference_tokens"], COLOURS["margins"], None)
         axis.axvline(0, color=SOFT, lw=0.8, ls=":")
-        axis.set_xlabel("tokens")
+        axis.set_xlabel(f"tokens; longer wins {part['longer_wins']:.0%} ({low:.0%} to {high:.0%})")
 
     def shares(axis: Any) -> None:
         axis.barh(names, [run.audit["shares"][name] for name in names], color=SERIES[5])
@@ -184,7 +187,7 @@ def audit(run: Run) -> Figure:
     data += [{"what": f"probe {k}", "value": p["accuracy"]} for k, p in zip(kinds, probes, strict=True)]
     panels = [
         Panel("answer length", lengths),
-        Panel(f"chosen - rejected; longer wins {part['longer_wins']:.0%} ({low:.0%} to {high:.0%})", difference),
+        Panel("chosen - rejected", difference),
         Panel("share of pairs", shares),
         Panel(f"label found from the surface (n={run.audit['probe']['n']})", tells),
     ]
