@@ -222,7 +222,9 @@ def test_an_arm_never_mixes_settings(tmp_path) -> None:
     arms = load(tmp_path).arms("config.beta.value")
     assert [arm.label for arm in arms] == [f"beta {b}, lr {r}" for b in ("0.05", "0.5") for r in ("0.0001", "0.001")]
     assert [list(arm.by_seed) for arm in arms] == [[0, 1]] * 4
-    with pytest.raises(UsageError, match=r"no\.such\.key: no setting of these runs; what varies is beta\.value, optim\.lr"):
+    with pytest.raises(
+        UsageError, match=r"no\.such\.key: no setting of these runs; what varies is beta\.value, optim\.lr"
+    ):
         load(tmp_path).arms("no.such.key")
 
 
