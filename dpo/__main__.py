@@ -260,6 +260,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The verb and its arguments; overrides may stand on both sides of an option: seed=1 -m beta.value=0.1,0.3."""
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    if any(word.startswith("-") for word in rest) or (rest and "overrides" not in args):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done, 1 something failed, 2 wrong usage or configuration."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -269,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries, nothing a user can act on
     warnings.filterwarnings("ignore", message="fan_in_fan_out")
-    args = parser().parse_args(arguments)
+    args = parse(arguments)
     try:
         return int(args.action(args))
     except UsageError as error:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dpo.beta import Beta
 from dpo.data.batches import PairBatch, collate, micro_batches
-from dpo.logps import PairLogps
+from dpo.logps import PairLogps, Scores
 from dpo.losses.base import Loss
 from dpo.measure import batch_facts, measure
 from dpo.metrics import PairRows
@@ -52,6 +52,15 @@ class RunningMean:
         self.total, self.count = state["total"], int(state["count"])
 
 
+@dataclass(frozen=True)
+class Part:
+    """One micro-batch: its share of the mean loss (with graph), its pairs' rows, and the beta that was used."""
+
+    loss: Tensor
+    rows: PairRows
+    beta: float
+
+
 @dataclass
 class Step:
     """One optimizer batch: the pairs `indices`, the schedule's `step`, and how the policy is read."""
@@ -70,40 +79,55 @@ class Step:
 
     def accumulate(self) -> tuple[PairRows, float]:
         """Add the gradient of the mean loss to the parameters; the pairs' rows and the beta that was used."""
-        device = next(self.scorer.parameters()).device
-        self.tokens, self.slots = 0, 0
-        self.facts = batch_facts(self.pairs, self.indices, self.loss.needs, self.rewards.mean, device)
+        self.begin()
         groups = micro_batches(self.pairs, self.indices, self.token_budget)
-        batches = (self._collate(group).to(device) for group in groups)
-        together = (self.loss.whole_batch or self.beta.reads_margins) and len(groups) > 1
-        rows, beta = self._together(list(batches)) if together else self._one_by_one(batches)
+        batches = (self.collate(group) for group in groups)
+        if self.couples and len(groups) > 1:
+            return self._together(list(batches))
+        parts = []
+        for batch in batches:
+            parts.append(self.part(batch, self.scorer))
+            parts[-1].loss.backward()
+        return self.end(parts)
+
+    @property
+    def couples(self) -> bool:
+        """Whether the loss or its beta reads all pairs of the batch at once."""
+        return self.loss.whole_batch or self.beta.reads_margins
+
+    def begin(self) -> None:
+        """What belongs to the whole batch; nothing of it is read yet."""
+        self.device = next(self.scorer.parameters()).device
+        self.tokens, self.slots = 0, 0
+        self.facts = batch_facts(self.pairs, self.indices, self.loss.needs, self.rewards.mean, self.device)
+
+    def part(self, batch: PairBatch, scorer: Scores) -> Part:
+        """A micro-batch as `scorer` reads it; the parts' losses add up to the mean over the whole batch."""
+        policy, reference = self._measure(batch, scorer)
+        beta = self.beta.value(self.step, margins(policy, reference))
+        out = self.loss(policy, reference, beta)
+        return Part(out.loss_B.sum() / len(self.indices), PairRows.of(batch.pair_B, out, policy, reference), beta)
+
+    def end(self, parts: Sequence[Part]) -> tuple[PairRows, float]:
+        """The pairs' rows and the beta that was used, once every part has sent its gradient back."""
+        rows = PairRows.concat([part.rows for part in parts])
         if "reward_mean" in self.loss.needs:
             for side in ("chosen_reward", "rejected_reward"):
                 self.rewards.update(rows.values[side])
-        return rows, beta
+        return rows, parts[-1].beta
 
     def load(self) -> dict[str, float]:
         """Tokens that the last `accumulate` read, prompts once per row, and the share of its rows that was padding."""
         return {"tokens/step": float(self.tokens), "padding": 1 - self.tokens / self.slots}
 
-    def _collate(self, group: list[int]) -> PairBatch:
+    def collate(self, group: Sequence[int]) -> PairBatch:
+        """The pairs of a micro-batch, counted."""
         batch = collate(self.pairs, group, self.pad_id)
         self.tokens, self.slots = self.tokens + int(batch.mask_RT.sum()), self.slots + batch.mask_RT.numel()
-        return batch
+        return batch.to(self.device)
 
-    def _measure(self, batch: PairBatch) -> tuple[PairLogps, PairLogps]:
-        return measure(self.scorer, batch, self.known, self.loss.needs, self.facts, self.pad_id, self.precision)
-
-    def _one_by_one(self, batches: Iterator[PairBatch]) -> tuple[PairRows, float]:
-        """A loss of each pair alone, or a whole batch that fits at once: one forward and backward each."""
-        rows = []
-        for batch in batches:
-            policy, reference = self._measure(batch)
-            beta = self.beta.value(self.step, margins(policy, reference))
-            out = self.loss(policy, reference, beta)
-            (out.loss_B.sum() / len(self.indices)).backward()
-            rows.append(PairRows.of(batch.pair_B, out, policy, reference))
-        return PairRows.concat(rows), beta
+    def _measure(self, batch: PairBatch, scorer: Scores) -> tuple[PairLogps, PairLogps]:
+        return measure(scorer, batch, self.known, self.loss.needs, self.facts, self.pad_id, self.precision)
 
     def _together(self, batches: list[PairBatch]) -> tuple[PairRows, float]:
         """A loss that couples pairs across micro-batches: score all, differentiate the loss, replay each.
@@ -116,7 +140,7 @@ class Step:
         with torch.no_grad():
             for batch in batches:
                 random_states.append(random_state())
-                parts.append(self._measure(batch))
+                parts.append(self._measure(batch, self.scorer))
         policy, reference = (PairLogps.concat(side) for side in zip(*parts, strict=True))
         leaves = {name: leaf(getattr(policy, name)) for name in GRAPHED if getattr(policy, name) is not None}
         policy = replace(policy, **leaves)
@@ -127,12 +151,32 @@ class Step:
         for batch, state in zip(batches, random_states, strict=True):
             end = start + len(batch.pair_B)
             with restored(state):
-                again, _ = self._measure(batch)
+                again, _ = self._measure(batch, self.scorer)
             wanted = [(getattr(again, name), x.grad[start:end]) for name, x in leaves.items() if x.grad is not None]
             torch.autograd.backward([value for value, _ in wanted], [grad for _, grad in wanted])
             start = end
         pair_B = torch.cat([batch.pair_B for batch in batches])
-        return PairRows.concat([PairRows.of(pair_B, out, policy, reference)]), beta
+        return self.end([Part(out.loss_B.sum(), PairRows.of(pair_B, out, policy, reference), beta)])
+
+
+T = TypeVar("T")
+Work = Generator[Step, tuple[PairRows, float], T]
+"""Training as a generator: it yields each optimizer batch, and goes on once it is sent what `accumulate` returned."""
+
+
+def drive(work: Work[T]) -> T:
+    """Do the work with each batch's gradient taken by itself; what it returns."""
+    try:
+        step = next(work)
+        while True:
+            try:
+                taken = step.accumulate()
+            except BaseException as error:
+                step = work.throw(error)  # the work says what a failure leaves behind
+            else:
+                step = work.send(taken)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
 
 
 def margins(policy: PairLogps, reference: PairLogps) -> Tensor:

@@ -7,9 +7,10 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpo.cache import locked_now
 from dpo.config import Config, parse
@@ -18,6 +19,9 @@ from dpo.progress import say
 from dpo.provenance import differences
 from dpo.records import RunDir
 from dpo.sweep import Job
+
+if TYPE_CHECKING:
+    from dpo.accumulate import Work
 
 LISTENERS: list[Callable[[], None]] = []
 """Called in this process whenever a job of it has ended; a process that a launcher started has none."""
@@ -55,7 +59,7 @@ class Worker:
 
     def __call__(self, settings: Any) -> None:
         job = self.jobs[settings.job]
-        if self.stop and any(place(self.folder, other).status()["state"] == "failed" for other in self.jobs):
+        if self.stopped():
             return
         with locked_now(lock_of(self.folder, job)) as free:
             if free:
@@ -63,9 +67,37 @@ class Worker:
 
     def work(self, job: Job) -> None:
         """Leave the job's directory done or failed; only an interruption gets out."""
+        from dpo.accumulate import drive
+
+        drive(self.steps(job))
+
+    def together(self, numbers: Sequence[int], at_once: int) -> None:
+        """The jobs `numbers`; those that differ in beta, loss, seed or lr alone are trained in one batch."""
+        from dpo.shared import one_base
+        from dpo.stacked import drive_together
+
+        for stack in stacks([self.jobs[number] for number in numbers], at_once):
+            if self.stopped():
+                return
+            with ExitStack() as held:
+                mine = [job for job in stack if held.enter_context(locked_now(lock_of(self.folder, job)))]
+                if len(mine) > 1:
+                    say(f"{len(mine)} runs in one batch: {', '.join(job.name for job in mine)}")
+                    with one_base():
+                        drive_together([self.steps(job) for job in mine])
+                for job in mine if len(mine) == 1 else ():
+                    self.work(job)
+
+    def stopped(self) -> bool:
+        """Whether a failure stops the sweep."""
+        return self.stop and any(place(self.folder, job).status()["state"] == "failed" for job in self.jobs)
+
+    def steps(self, job: Job) -> Work[None]:
+        """Leave the job's directory done or failed, optimizer batch by optimizer batch."""
         import torch
 
-        from dpo.run import default_threads, run
+        from dpo.run import attempt, execute
+        from dpo.start import default_threads
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -73,7 +105,7 @@ class Worker:
         directory, config = place(self.folder, job), parse(job.plain)
         try:
             if directory.status()["state"] != "done" and not copied(config, directory, job):
-                run(config, directory)
+                yield from attempt(config, directory, execute)
                 draw(directory)
         except Exception as error:
             if directory.status()["state"] != "failed":  # wrong input leaves nothing behind: a sweep keeps a row of it
@@ -87,6 +119,18 @@ class Worker:
             gc.freeze()  # what lives on (modules, shared weights) is not looked through again after each job
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def stacks(jobs: Sequence[Job], at_once: int) -> list[list[Job]]:
+    """Jobs on one frozen base that differ in beta, loss, seed or lr alone, up to `at_once`; others singly."""
+    alike: dict[str, list[Job]] = {}
+    for job in jobs:
+        plain = {k: v for k, v in job.plain.items() if k not in ("seed", "beta", "loss", "optim")}
+        optim = {k: v for k, v in job.plain["optim"].items() if k != "lr"}
+        adapter = job.plain["adapter"]
+        plain_lora = adapter["_target_"].endswith(".Lora") and not adapter["dropout"] and not adapter["dora"]
+        alike.setdefault(repr((plain, optim)) if plain_lora else job.id, []).append(job)
+    return [group[i : i + at_once] for group in alike.values() for i in range(0, len(group), at_once)]
 
 
 def draw(directory: RunDir) -> None:

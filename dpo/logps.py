@@ -6,7 +6,7 @@ tokens of the whole batch, V vocabulary. Log-probs are in nats, float32 whatever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from dpo.data.batches import PairBatch
 
 NO_NEEDS: frozenset[str] = frozenset()
+Scores = Callable[..., Tensor]
+"""What reads a batch as a `Scorer` does."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def pad_rows(flat_N: Tensor, length_R: Tensor) -> Tensor:
 
 
 def score(
-    scorer: nn.Module, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None
+    scorer: Scores, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None
 ) -> PairLogps:
     """Log-probs of a batch under the module, with their graph when grad is on, and what `needs` asks of one model."""
     wanted = needs & {"wpo", "token_kl", "token_facts"}

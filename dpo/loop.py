@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dpo.accumulate import RunningMean, Step
+from dpo.accumulate import RunningMean, Step, Work
 from dpo.beta import Beta
 from dpo.config import Optim, Train
 from dpo.data.batches import step_indices
@@ -66,8 +66,10 @@ def learning_rate(step: int, steps: int, optim: Optim) -> float:
 
 def train(
     trainee: Trainee, optim: Optim, settings: Train, recorder: Recorder, evaluate: Callable[[int, int], None]
-) -> int:
+) -> Work[int]:
     """Run the steps that are missing; returns their total. `evaluate(step, steps)` writes its own rows.
+
+    Yields each optimizer batch and is sent what accumulating its gradient gave (`accumulate.drive`).
 
     Order within a step: train row, evaluation if due, checkpoint if due; so a checkpoint at step k has
     every row up to k behind it, and a resume drops what lies past it.
@@ -91,7 +93,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, optim)
         indices = step_indices(len(trainee.pairs), settings.batch_size, step, trainee.seed)
-        values = optimizer_step(trainee, optimizer, parameters, indices, step, optim, settings, tie)
+        values = yield from optimizer_step(trainee, optimizer, parameters, indices, step, optim, settings, tie)
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"the loss is {values['loss']} at step {step}; lower optim.lr={optim.lr}")
         seconds = time.perf_counter() - begin
@@ -117,7 +119,7 @@ def optimizer_step(
     optim: Optim,
     settings: Train,
     tie: float,
-) -> dict[str, float]:
+) -> Work[dict[str, float]]:
     """One update on the mean loss over the pairs `indices`, in micro-batches that change nothing but memory."""
     train_mode(trainee.model)
     optimizer.zero_grad(set_to_none=True)
@@ -134,7 +136,7 @@ def optimizer_step(
         settings.token_budget,
         settings.precision,
     )
-    rows, beta = step_now.accumulate()
+    rows, beta = yield step_now
     norm = torch.nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm or math.inf)
     optimizer.step()
     values = scalars(rows, beta, tie) | trainee.rewards.logged(trainee.loss.needs) | step_now.load()

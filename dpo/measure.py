@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dpo.data.batches import PairBatch, collate
 from dpo.data.tokens import TokenPair
-from dpo.logps import PairLogps, score, token_logps
+from dpo.logps import PairLogps, Scores, score, token_logps
 from dpo.reference import StoredLogps
 
 
 def measure(
-    scorer: nn.Module,
+    scorer: Scores,
     batch: PairBatch,
     known: StoredLogps,
     needs: frozenset[str],

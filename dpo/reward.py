@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dpo import run as runner
+from dpo.accumulate import Work, drive
 from dpo.audit import prepare_run, write_audit
 from dpo.config import Config, identity, parse_file
 from dpo.data.batches import collate, micro_batches, step_indices
@@ -37,6 +38,7 @@ from dpo.models.reward import RewardScorer, trainable, trained, untrained
 from dpo.progress import bar, say
 from dpo.provenance import provenance, yardstick
 from dpo.records import RunDir
+from dpo.start import default_threads, pick_device, sft_start
 from dpo.tracking.files import NoTracker, Recorder
 
 UNREAD = ("beta", "loss", "reference", "evaluate")
@@ -51,7 +53,7 @@ def run(config: Config) -> tuple[RunDir, bool]:
     plain = {name: value for name, value in config.plain.items() if name not in UNREAD}
     dataset = plain["dataset"]["_target_"].rsplit(".", 2)[1]
     name = f"{dataset}-reward-seed{config.seed}-{identity(plain)}"
-    return runner.attempt(config, RunDir(Path(config.output_root) / "runs" / name), execute)
+    return drive(runner.attempt(config, RunDir(Path(config.output_root) / "runs" / name), execute))
 
 
 def refuse_unread(overrides: Sequence[str]) -> None:
@@ -129,16 +131,17 @@ def describe(rows: PairRows, precision: str) -> dict[str, float]:
     return reward_means(rows, tie) | length.scalars(rows, tie) | calibration.scalars(rows, None, tie)
 
 
-def execute(config: Config, directory: RunDir) -> None:
+def execute(config: Config, directory: RunDir) -> Work[None]:
     """The recipe: data, tokens, start, head, steps, and what came of them."""
-    cache, device = Path(config.cache_root), runner.pick_device(config.train.device)
-    torch.set_num_threads(config.train.threads or runner.default_threads())
+    yield from ()  # no policy's batch to hand out
+    cache, device = Path(config.cache_root), pick_device(config.train.device)
+    torch.set_num_threads(config.train.threads or default_threads())
     made = prepare_run(config, runner.load_data(config))
     tokenizer = config.model.tokenizer(cache)
     train_pairs, eval_pairs = made.train, made.evaluation
     write_audit(directory, made)
 
-    start = runner.sft_start(config, config.model, tokenizer, cache, device)
+    start = sft_start(config, config.model, tokenizer, cache, device)
     pad_id = tokenizer.pad_token_id
     model = untrained(start, config.model, pad_id).to(device)
     start_hash = weights_hash(model)
@@ -206,7 +209,7 @@ def score_pairs(run: RunDir, pairs_file: Path) -> tuple[list[str], PairRows, dic
     if run.status()["state"] != "done":
         raise UsageError(f"{run.path}: state is {run.status()['state']}; only a finished run can be scored")
     config = parse_file(run.config)
-    device = runner.pick_device(config.train.device)
+    device = pick_device(config.train.device)
     pairs = read_pairs(pairs_file)
     check_pairs(pairs, str(pairs_file))
     tokenizer = load_tokenizer(str(run.checkpoint))

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dpo.accumulate import Work, drive
 from dpo.audit import prepare_run, write_audit
-from dpo.cache import build_once, key, locked
+from dpo.cache import locked
 from dpo.config import Config, dump, identity
 from dpo.data.pair import Split, check_pairs, warn_overlap
-from dpo.data.tokens import TokenPair, content_hash, render, tokenise
+from dpo.data.tokens import content_hash
 from dpo.errors import UsageError
 from dpo.evaluate.calibration import table
 from dpo.evaluate.change import margin_change
 from dpo.evaluate.evaluator import Evaluator
-from dpo.evaluate.samples import answer
 from dpo.logps import Scorer
 from dpo.loop import Trainee, total_steps, train
 from dpo.metrics import PairRows, flags
-from dpo.models.pretrained import load_model, load_tokenizer, weights_hash
-from dpo.models.tiny import Tiny
+from dpo.models.pretrained import weights_hash
 from dpo.progress import say
 from dpo.provenance import code, data_files, provenance, scale, yardstick
-from dpo.records import RunDir, read_json, write_atomically, write_json
-from dpo.reference import Reference, check_embeddings, check_vocabulary
-from dpo.shared import own_copy
+from dpo.records import RunDir, write_atomically
+from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
 from dpo.tracking.files import NoTracker, Recorder, Tracker
 
 
@@ -56,10 +52,12 @@ def run(config: Config, directory: RunDir | None = None) -> tuple[RunDir, bool]:
 
     A sweep says which `directory` is the run's.
     """
-    return attempt(config, directory or run_dir(config), execute)
+    return drive(attempt(config, directory or run_dir(config), execute))
 
 
-def attempt(config: Config, directory: RunDir, execute: Callable[[Config, RunDir], None]) -> tuple[RunDir, bool]:
+def attempt(
+    config: Config, directory: RunDir, execute: Callable[[Config, RunDir], Work[None]]
+) -> Work[tuple[RunDir, bool]]:
     """`execute` in the directory unless it holds a finished run; (the directory, whether it did).
 
     A failure leaves state "failed" with its traceback and is raised again; wrong input leaves nothing behind.
@@ -73,7 +71,7 @@ def attempt(config: Config, directory: RunDir, execute: Callable[[Config, RunDir
         try:
             directory.set_status("running")
             write_atomically(directory.config, dump(config.plain))
-            execute(config, directory)
+            yield from execute(config, directory)
         except BaseException as error:
             if isinstance(error, UsageError) and not directory.metrics.exists():
                 shutil.rmtree(directory.path)
@@ -86,7 +84,7 @@ def attempt(config: Config, directory: RunDir, execute: Callable[[Config, RunDir
     return directory, False
 
 
-def execute(config: Config, directory: RunDir) -> None:
+def execute(config: Config, directory: RunDir) -> Work[None]:
     """The recipe: data, tokens, start, policy, reference, its log-probs, steps, and what came of them."""
     cache, device = Path(config.cache_root), pick_device(config.train.device)
     torch.set_num_threads(config.train.threads or default_threads())
@@ -143,7 +141,7 @@ def execute(config: Config, directory: RunDir) -> None:
             recorder,
             config.reference_is_start,
         )
-        train(trainee, config.optim, config.train, recorder, evaluator)
+        yield from train(trainee, config.optim, config.train, recorder, evaluator)
         reference.prove_frozen()
         finish(config, directory, trainee, split, start, cache, device)
         failed = False
@@ -160,62 +158,6 @@ def load_data(config: Config) -> Split:
     if warning := warn_overlap(split):
         say(f"warning: {warning}")
     return split
-
-
-def tokens(pairs: list[Any], tokenizer: Any, config: Config) -> tuple[list[TokenPair], dict[str, int]]:
-    """Token pairs under the run's length limits, with their counts."""
-    t, drop = config.train, config.dataset.drops_long_prompts
-    return tokenise(pairs, tokenizer, t.max_length, t.max_merge_share, drop, Path(config.cache_root))
-
-
-def load(path: str, config: Config) -> Any:
-    """A model from a folder or hub id, loaded the way the run's model is."""
-    base = config.model
-    how = (path, base.dtype, base.attention, base.revision, base.trust_remote_code)
-    return own_copy(key(*how), lambda: load_model(*how))
-
-
-def sft_start(config: Config, base: Any, tokenizer: Any, cache: Path, device: torch.device) -> str:
-    """What DPO starts from: the SFT stage on the data set's own training pairs, before any perturbation."""
-    pairs, _ = tokens(config.dataset.load().train, tokenizer, config)
-    return config.sft.start(base, pairs, tokenizer, cache, device)
-
-
-def check_reference(config: Config, tokenizer: Any) -> None:
-    """Refuse another reference that reads other token ids, before anything is trained."""
-    path, revision = config.reference.path, config.reference.revision
-    if path is not None:
-        check_vocabulary(tokenizer, load_tokenizer(path, revision, config.model.trust_remote_code), path)
-
-
-def make_reference(
-    config: Config, model: Any, start: str, tokenizer: Any, cache: Path, device: torch.device
-) -> Reference:
-    """The start under the disabled adapter where the adapter shares it, else a frozen model of its own."""
-    choice, precision = config.reference, config.train.precision
-    if config.reference_is_start and config.adapter.shares_start:
-        return Reference(model, lambda: config.adapter.disabled(model), precision)
-    if config.reference_is_start:
-        # made like the policy, so that both compute in the very same dtypes
-        twin = config.adapter.attach(load(start, config), config.seed)
-        return Reference(twin.requires_grad_(False).to(device), precision=precision)
-    path = start
-    if choice.path is not None:
-        path = choice.path
-    elif choice.embedded is not None:
-        if not isinstance(config.model, Tiny):
-            raise UsageError(
-                f"reference.embedded={choice.embedded}: needs an embedded model; use reference.path instead"
-            )
-        small = replace(
-            config.model, width=max(32, config.model.width // 64 * 32), layers=max(1, config.model.layers // 2)
-        )
-        path = sft_start(config, small, tokenizer, cache, device)
-    revision = choice.revision if choice.path is not None else config.model.revision
-    base = config.model
-    frozen = load_model(path, base.dtype, base.attention, revision, base.trust_remote_code)
-    check_embeddings(frozen, tokenizer, path)
-    return Reference(frozen.requires_grad_(False).to(device), precision=precision)
 
 
 def policy_tracker(config: Config, directory: RunDir) -> Tracker:
@@ -288,38 +230,3 @@ def finish(
         "reliability": table(PairRows.read(end_pairs), last["eval/tie"]),
     }
     directory.write("summary", result | {"first": first, "last": last})
-
-
-def base_answers(config: Config, split: Split, tokenizer: Any, cache: Path, device: torch.device) -> dict[str, str]:
-    """Greedy answers of the base, before any SFT stage, by prompt; kept in the cache for other runs."""
-    prompts = [render(prompt, tokenizer) for prompt in split.prompts[: config.evaluate.greedy]]
-    limit = config.evaluate.max_new_tokens
-    folder = config.model.folder(cache)
-    path = cache / "answers" / f"{key(config.model.identity(cache), prompts, limit)}.json"
-
-    def compute(unfinished: Path) -> None:
-        model = load(folder, config).to(device)
-        given = answer(model, tokenizer, prompts, limit, None, 0, config.train.precision)
-        write_json(unfinished, {a.prompt: a.text for a in given})
-
-    build_once(path, compute)
-    return dict(read_json(path))
-
-
-@functools.cache
-def default_threads() -> int:
-    """What torch chose by itself when this process started to train."""
-    return torch.get_num_threads()
-
-
-def pick_device(name: str) -> torch.device:
-    """auto is a GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"train.device={name}: must be auto, cpu, cuda or cuda:<n>") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UsageError(f"train.device={name}: {torch.cuda.device_count()} CUDA devices here; use cpu or auto")
-    return device

@@ -37,7 +37,7 @@ def finished(run: RunDir) -> Config:
 
 def load_policy(run: RunDir, config: Config, device: torch.device) -> Any:
     """The trained policy: the adapter attached to its start again, or the full weights."""
-    from dpo.run import load
+    from dpo.start import load
 
     if not config.adapter.shares_start:
         return load(str(run.checkpoint), config).to(device)
@@ -51,7 +51,7 @@ def score_pairs(
     path: Path, pairs_file: Path, loss: str | None, beta: float | None, settings: list[str]
 ) -> tuple[list[str], PairRows, dict[str, Any]]:
     """(pair ids, rows, metrics) of a pairs file under a finished run; by default with the run's loss and last beta."""
-    from dpo.run import make_reference, pick_device
+    from dpo.start import make_reference, pick_device
 
     run = RunDir(path)
     finished(run)
@@ -114,7 +114,7 @@ def score(
 
 def answer_prompt(run: RunDir, prompt: str) -> dict[str, str]:
     """Greedy answers of base, start and policy to one prompt, under the keys of compare.jsonl."""
-    from dpo.run import load, pick_device
+    from dpo.start import load, pick_device
 
     config = finished(run)
     device, cache = pick_device(config.train.device), Path(config.cache_root)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import nn
@@ -14,6 +15,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 KEPT: dict[str, OrderedDict[str, object]] = {}
 """By kind, the values used last, oldest first."""
+SHARING: list[bool] = []
+"""Not empty within `one_base`."""
 MODEL_BYTES = 500_000_000
 """Models up to this size stay in memory for the next job of the process; larger ones are read from disk again."""
 
@@ -32,8 +35,22 @@ def remember(kind: str, key: str, make: Callable[[], T], at_most: int, keep: Cal
     return value
 
 
+@contextmanager
+def one_base() -> Iterator[None]:
+    """Within it `own_copy` hands out models of their own that hold the very same weights, which nobody may change."""
+    SHARING.append(True)
+    try:
+        yield
+    finally:
+        SHARING.pop()
+        KEPT.pop("base", None)
+
+
 def own_copy(key: str, load: Callable[[], Model]) -> Model:
     """A model that the caller may train, copied from one that was loaded once and is never handed out."""
+    if SHARING:
+        base = remember("base", key, load, at_most=1)
+        return copy.deepcopy(base, {id(x): x for x in (*base.parameters(), *base.buffers())})
 
     def small(model: Model) -> bool:
         return sum(p.numel() * p.element_size() for p in model.parameters()) <= MODEL_BYTES

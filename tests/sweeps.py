@@ -16,6 +16,7 @@ SETTINGS = [*SMALL, "train.batch_size=4", "adapter=lora_qv", "adapter.dropout=0.
 
 PLANTED = """
 import math, os, signal, sys
+import torch
 import dpo.loop
 from dpo.__main__ import main
 honest, faults = dpo.loop.optimizer_step, dict(item.split('=') for item in sys.argv[1].split(',') if item)
@@ -23,12 +24,13 @@ def step(trainee, optimizer, parameters, indices, number, *rest):
     fault = faults.get(str(trainee.seed)) if number == 4 else None
     if fault == 'raise': raise RuntimeError('planted')
     if fault == 'kill': os.kill(os.getpid(), signal.SIGKILL)
-    values = honest(trainee, optimizer, parameters, indices, number, *rest)
+    if fault == 'memory': torch.empty(1 << 60, dtype=torch.uint8)
+    values = yield from honest(trainee, optimizer, parameters, indices, number, *rest)
     return values | {'loss': math.nan} if fault == 'nan' else values
 dpo.loop.optimizer_step = step
 sys.exit(main(sys.argv[2:]))
 """
-"""The dpo command with faults at step 4 of the runs with given seeds: "1=raise,2=nan,3=kill"."""
+"""The dpo command with faults at step 4 of the runs with given seeds: "1=raise,2=nan,3=kill,4=memory"."""
 
 
 def command(cache: Path, root: Path, *overrides: str) -> list[str]:

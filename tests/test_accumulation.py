@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpo.accumulate import drive
 from dpo.beta import Fixed
 from dpo.config import load
 from dpo.data.batches import micro_batches, row_length
@@ -49,7 +50,7 @@ def step(tmp_path, pairs, budget, loss=LOSSES["sigmoid"], indices=range(8), max_
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
     optim = replace(composed().optim, max_grad_norm=max_grad_norm)
     settings = replace(composed().train, token_budget=budget)
-    values = optimizer_step(trainee, optimizer, parameters, list(indices), 1, optim, settings, FP32_TIE)
+    values = drive(optimizer_step(trainee, optimizer, parameters, list(indices), 1, optim, settings, FP32_TIE))
     del values["padding"]  # what micro-batches are allowed to change
     gradient = torch.cat([p.grad.flatten() for p in parameters])
     return values, gradient, torch.cat([p.detach().flatten() for p in parameters])

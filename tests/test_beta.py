@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dpo.accumulate import RunningMean
+from dpo.accumulate import RunningMean, drive
 from dpo.beta import FLOOR, Annealed, Dynamic, Fixed
 from dpo.config import load
 from dpo.errors import UsageError
@@ -103,7 +103,7 @@ def step(tmp_path, budget, beta, loss=None, adapter=None, rewards=None):
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     optim, settings = replace(composed().optim, max_grad_norm=None), replace(composed().train, token_budget=budget)
     torch.manual_seed(5)
-    values = optimizer_step(trainee, optimizer, parameters, list(range(8)), 1, optim, settings, FP32_TIE)
+    values = drive(optimizer_step(trainee, optimizer, parameters, list(range(8)), 1, optim, settings, FP32_TIE))
     del values["padding"]  # what micro-batches are allowed to change
     return values, torch.cat([p.grad.flatten() for p in parameters]), trainee
 

@@ -235,6 +235,14 @@ def test_raising_nan_and_killed_jobs_let_all_others_finish_and_a_retry_runs_the_
 
 
 @pytest.mark.slow
+def test_memory_that_cannot_be_had_fails_one_job_and_the_next_one_trains(cache: Path, tmp_path: Path) -> None:
+    """The allocator's own error, from a tensor larger than any machine."""
+    code, _, said = finish(command(cache, tmp_path, "seed=4,5"), "4=memory")
+    assert code == 1 and states(tmp_path / "multirun") == {4: "failed", 5: "done"}
+    assert "RuntimeError" in said and "memory" in table(tmp_path / "multirun").splitlines()[1]
+
+
+@pytest.mark.slow
 def test_two_processes_share_a_sweep(cache: Path, tmp_path: Path) -> None:
     """Both end with every run done, and each run is trained once."""
     arguments = command(cache, tmp_path, "seed=0,1,2,3,4,5")

@@ -133,7 +133,12 @@ def test_a_nan_loss_stops_the_run_with_its_step(small, monkeypatch: pytest.Monke
     import dpo.loop
 
     honest = dpo.loop.optimizer_step
-    monkeypatch.setattr(dpo.loop, "optimizer_step", lambda *a: honest(*a) | {"loss": math.nan})
+
+    def not_a_number(*arguments):
+        values = yield from honest(*arguments)
+        return values | {"loss": math.nan}
+
+    monkeypatch.setattr(dpo.loop, "optimizer_step", not_a_number)
     with pytest.raises(FloatingPointError, match="step 1"):
         run(small())
 

@@ -56,7 +56,7 @@ def test_a_large_model_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_job_loads_no_model(small, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its rows are those of a process of its own."""
-    import dpo.run
+    import dpo.start
 
     alone = rows_without_time(run(small("seed=3"))[0])
     monkeypatch.setattr(shared, "KEPT", {})
@@ -65,7 +65,7 @@ def test_a_second_job_loads_no_model(small, monkeypatch: pytest.MonkeyPatch) -> 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("paid twice")
 
-    monkeypatch.setattr(dpo.run, "load_model", forbidden)
+    monkeypatch.setattr(dpo.start, "load_model", forbidden)
     again = run(small("seed=3", f"output_root={small().output_root}/again"))[0]
     assert rows_without_time(again) == alone
 

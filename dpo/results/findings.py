@@ -148,8 +148,13 @@ def findings_by_arm(runs: Runs) -> list[Findings]:
     made = []
     for arm in runs.done.arms():
         f = findings(arm)
-        made.append(Findings(f"{arm.label} ({len(arm.runs)} seeds)", f.did, f.did_not, f.remarks))
+        made.append(Findings(f"{arm.label} ({plural(len(arm.runs), 'seed')})", f.did, f.did_not, f.remarks))
     return made
+
+
+def plural(count: int, word: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def compared(runs: Runs, key: str, baseline: object = None, metrics: Sequence[str] | None = None) -> list[str]:
@@ -162,8 +167,8 @@ def compared(runs: Runs, key: str, baseline: object = None, metrics: Sequence[st
         for column, cell in zip(table.columns[first:], row[first:], strict=True):
             e = cell.content
             if isinstance(e, Estimate):
-                words = "differs by" if e.shown else f"{e.verdict}:"
-                sentences.append(f"{arm}: {column} {words} {e.text(signed=True)} ({e.footing}).")
+                words = " differs by" if e.shown else f": {e.verdict},"
+                sentences.append(f"{arm}: {column}{words} {e.text(signed=True)} ({e.footing}).")
     return sentences
 
 
@@ -187,7 +192,7 @@ def warnings(runs: Runs) -> list[str]:
         said.append(f"Fewer than three seeds in {'; '.join(few)}: intervals over seeds are wide or missing.")
     said += missing_seeds(arms)
     if runs.unfinished.all or runs.pending:
-        said.append(f"{len(runs.unfinished) + len(runs.pending)} runs are not finished and count nowhere.")
+        said.append(f"Not finished, counted nowhere: {plural(len(runs.unfinished) + len(runs.pending), 'run')}.")
     full = [arm.label for arm in arms if all(run.last["eval/rewards/accuracies"] == 1 for run in arm.runs)]
     if len(full) == len(arms) > 1:
         said.append("Accuracy is 1 in every arm and ranks none of them.")

@@ -122,7 +122,7 @@ class Run:
     def pairs(self, step: int | None = None) -> pd.DataFrame:
         """A row per evaluation pair at `step`, by default at the last evaluation, with the columns of `measures.add`.
 
-        Raises UsageError for a step without a table.
+        Raises UsageError for a step without a table. Each table is read once; change a copy, not what this returns.
         """
         directory = RunDir(self.path)
         logged = {row["step"]: row for row in self._evaluations}
@@ -131,12 +131,23 @@ class Run:
         if step not in steps:
             there = ", ".join(map(str, steps)) or "none"
             raise UsageError(f"{self.path}: no table of pairs at step {step}; there are: {there}")
-        start = read_pairs(directory, steps[0]) if steps[0] == 0 else None
-        return measures.add(read_pairs(directory, step), logged[step].get("eval/tie", 1e-6), self.own_score, start)
+        if step not in self._tables:
+            start = read_pairs(directory, steps[0]) if steps[0] == 0 else None
+            tie = logged[step].get("eval/tie", 1e-6)
+            self._tables[step] = measures.add(read_pairs(directory, step), tie, self.own_score, start)
+        return self._tables[step]
+
+    @cached_property
+    def _tables(self) -> dict[int, pd.DataFrame]:
+        return {}
 
     def samples(self) -> pd.DataFrame:
         """This run's answers: step, decoding, prompt, completion, tokens, ended; is_json; `draw` counts those
-        of one prompt."""
+        of one prompt. Read once, like `pairs`."""
+        return self._samples
+
+    @cached_property
+    def _samples(self) -> pd.DataFrame:
         frame = pd.DataFrame(read_rows(RunDir(self.path).samples)[0])
         if len(frame):
             frame["draw"] = frame.groupby(["step", "decoding", "prompt"]).cumcount()

@@ -72,7 +72,8 @@ def data_verdict(arms: Sequence[Arm], alone: bool) -> Verdict | None:
     shown = low > 0.5 or high < 0.5
     claim = "no length bias is shown in the training pairs"
     if shown:
-        claim = f"a length bias is shown in the training pairs, which favour the {'longer' if low > 0.5 else 'shorter'} answer"
+        side = "longer" if low > 0.5 else "shorter"
+        claim = f"a length bias is shown in the training pairs, which favour the {side} answer"
     figures = f"the chosen answer is the longer in a share of {share.text()} of them (n={share.n} pairs)"
     if "difference_tokens" in part:
         ends, mean = part["difference_tokens"], part["chosen_tokens_mean"] - part["rejected_tokens_mean"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from dpo.accumulate import drive
 from dpo.beta import Fixed
 from dpo.config import conf_dir, load
 from dpo.data.batches import micro_batches
@@ -40,7 +41,7 @@ def step(name, cache, budget):
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
     optim, settings = replace(composed().optim, max_grad_norm=None), replace(composed().train, token_budget=budget)
-    values = optimizer_step(trainee, optimizer, parameters, list(range(8)), 1, optim, settings, FP32_TIE)
+    values = drive(optimizer_step(trainee, optimizer, parameters, list(range(8)), 1, optim, settings, FP32_TIE))
     del values["padding"]  # what micro-batches are allowed to change
     return values, torch.cat([p.grad.flatten() for p in parameters])
 

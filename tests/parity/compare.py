@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dpo.accumulate import drive
 from dpo.config import load
 from dpo.data.pair import Pair
 from dpo.data.tokens import tokenise
@@ -153,7 +154,7 @@ def our_curve(case: Case) -> list[float]:
         steps = range(1, STEPS + 1)
         everything = list(range(len(pairs)))
         return [
-            optimizer_step(trainee, optimizer, parameters, everything, k, optim, settings, FP32_TIE)["loss"]
+            drive(optimizer_step(trainee, optimizer, parameters, everything, k, optim, settings, FP32_TIE))["loss"]
             for k in steps
         ]
 

@@ -6,12 +6,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from dpo.errors import UsageError
 from dpo.evaluate import length
 from dpo.metrics import PairRows
 from dpo.results.comparable import blank_columns, comparable, comparable_groups, require_comparable, scale_of
 from dpo.results.frames import load, load_run
+from dpo.results.measures import balanced
 from tests.results.toy_runs import MEAN, OWN, sweep_file, write_run
 
 
@@ -78,6 +80,12 @@ def test_subsets_by_length_are_those_of_the_evaluation(tmp_path) -> None:
     columns = {name: pairs[name].tolist() for name in ("id", "chosen_tokens", "rejected_tokens")}
     v = PairRows.read(columns).values
     assert pairs["balanced"].tolist() == length.balanced(v["chosen_tokens"] - v["rejected_tokens"]).tolist()
+
+
+def test_the_balanced_subset_is_the_trainer_s_for_long_answers_too() -> None:
+    """Where a tenth of the difference is more than a token."""
+    difference = np.random.default_rng(0).integers(-300, 300, 200).astype(float)
+    assert balanced(difference).tolist() == length.balanced(torch.tensor(difference)).tolist()
 
 
 def test_a_loss_without_a_reference_wins_by_its_own_score(tmp_path) -> None:
