@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
 # what `make report` reports on
 DIR ?= outputs/demo
-# what `make demo` trains; .ci/run passes a smaller one
-DEMO ?= experiment=json_over_prose
+# the question that `make demo` asks, and what it changes of it; .ci/run passes a smaller model
+DEMO ?= demo
+WITH ?=
 
 .PHONY: help setup demo test check parity bench report pictures
 
 help:
-	@echo "make demo    watch a small model learn to prefer JSON over prose (minutes, no network, no account)"
+	@echo "make demo    what does beta do? a small model, two betas, three seeds, a report (minutes, no network, no account)"
 	@echo "make test    the whole test suite, slow end-to-end tests included"
 	@echo "make check   linter and type checker"
 	@echo "make parity  every loss that TRL has, against TRL's own trainers; writes docs/parity.md"
@@ -30,8 +31,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/dpo train $(DEMO)
-	$(BIN)/dpo runs outputs
+	$(BIN)/dpo sweep $(DEMO) $(WITH)
+	$(BIN)/dpo report outputs/$(DEMO)
 
 test: setup
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -48,7 +48,9 @@ def test_every_section_of_the_page_is_a_heading_of_the_report(title: str) -> Non
 
 def test_every_make_target_of_the_page_is_there() -> None:
     """make NAME."""
-    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if re.match(r"[a-z]+:", line)}
+    targets = {
+        line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if re.match(r"[a-z]+:", line)
+    }
     named = {span.split()[1] for span in SPANS if span.startswith("make ")}
     assert named and named <= targets
 

@@ -51,7 +51,7 @@ class TwoLists:
         sides = [("What DPO did", found.did), ("What it did not do", found.did_not)]
         lists = [Sentences(head, tuple((f.sentence, f.runs) for f in items))._repr_html_() for head, items in sides]
         remarks = "".join(f'<p class="note">{html.escape(text)}</p>' for text in found.remarks)
-        title = f"<h3>{html.escape(found.title)}</h3>" if len(self.found) > 1 else ""
+        title = f"<h3>{html.escape(found.title)}</h3>"
         return f'<section class="findings">{title}<div class="lists">{"".join(lists)}</div>{remarks}</section>'
 
     def _repr_markdown_(self) -> str:

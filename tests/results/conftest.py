@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.results.small_sweep import beta_sweep
 
 from dpo.results.report import report
+from tests.results.small_sweep import beta_sweep
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.conftest import SMALL
-
 from dpo.config import load
 from dpo.records import RunDir
 from dpo.run import run
+from tests.conftest import SMALL
 
 NASTY = '<script>document.title = \'owned\'</script> **bold** `x` | <img src="http://example.org/x" onerror="alert(1)">'
 """A completion that tries everything."""

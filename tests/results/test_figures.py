@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tests.results.toy_runs import MEAN, write_run
 
 from dpo.console import spark
 from dpo.records import RunDir
 from dpo.results import figures, frames
 from dpo.results.figures.curves import TITLES, reward_curves
 from dpo.results.figures.figure import MIME, SERIES, Panel, build, looks
+from tests.results.toy_runs import MEAN, write_run
 
 SWEEP = [(beta, seed) for beta in (0.1, 0.5) for seed in (0, 1, 2)]
 
@@ -49,8 +49,15 @@ def test_the_same_rows_give_the_same_picture_bytes(finished: RunDir, tmp_path: P
 
 @pytest.mark.parametrize(
     "draw",
-    [figures.beta_panels, figures.frontier, figures.curves, figures.accuracy_by_length, figures.margin_on_length]
-    + [figures.reliability, figures.forest],
+    [
+        figures.beta_panels,
+        figures.frontier,
+        figures.curves,
+        figures.accuracy_by_length,
+        figures.margin_on_length,
+        figures.reliability,
+        figures.forest,
+    ],
 )
 def test_every_figure_is_the_same_twice_and_names_its_runs(draw, swept: frames.Runs) -> None:
     """SVG, PNG, page and data byte for byte; ids of all runs; a caption that says how the intervals were made."""

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.results.small_sweep import train
 
 from dpo.errors import UsageError
 from dpo.results import fits, frames, notebooks
 from dpo.results.report import build
+from tests.results.small_sweep import train
 
 STORED = notebooks.notebooks()
 ALLOWED = (

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from tests.browser import visit
 from tests.results.small_sweep import NASTY
 
@@ -78,7 +79,8 @@ def test_a_cell_tells_its_runs(page: Path, small_sweep: Path) -> None:
       const cell = document.querySelector('table[data-name=by-arm] td.t-estimate');
       cell.click();
       const box = document.getElementById('who');
-      const links = [...box.querySelectorAll('a')].map(a => [a.textContent, !!document.querySelector(a.getAttribute('href'))]);
+      const found = a => !!document.querySelector(a.getAttribute('href'));
+      const links = [...box.querySelectorAll('a')].map(a => [a.textContent, found(a)]);
       const open = !box.hidden;
       document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}));
       return [cell.title, links, open, box.hidden]; })()"""

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import t as student
-from tests.results.toy_runs import MEAN, write_run
 
 from dpo.__main__ import main
 from dpo.errors import UsageError
 from dpo.records import RunDir
 from dpo.results import report as maker
 from dpo.results import stats
+from tests.results.toy_runs import MEAN, write_run
 
 ESTIMATE = re.compile(r"^(\S+) \[(\S+), (\S+)\] n=(\d+)")
 

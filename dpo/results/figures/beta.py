@@ -9,7 +9,6 @@ import pandas as pd
 from dpo.results.arms import Arm
 from dpo.results.figures.figure import Figure, Look, Panel, build, looks
 from dpo.results.figures.series import (
-    WORDS,
     blanks,
     estimate,
     group_of,
@@ -23,13 +22,14 @@ from dpo.results.figures.series import (
     whiskers,
 )
 from dpo.results.frames import Runs
+from dpo.results.labels import label
 
 BETA = "beta.value"
 OUTCOMES = ("rewards/margins", "logratios/margins", "kl", "rewards/accuracies", "displacement", "samples/length")
 
 
 def over(
-    runs: Runs, key: str, metrics: tuple[str, ...], name: str, title: str, caption: str, logarithmic: bool, label: str
+    runs: Runs, key: str, metrics: tuple[str, ...], name: str, title: str, caption: str, logarithmic: bool, along: str
 ) -> Figure:
     """Each metric's last evaluation over one swept setting: means over seeds with intervals, runs as small dots.
 
@@ -60,10 +60,10 @@ def over(
             if logarithmic:
                 log_ticks(axis, [float(arm.values[key]) for arm in arms])
             limits(axis, metric)
-            axis.set_xlabel(label)
+            axis.set_xlabel(along)
             return None
 
-        return Panel(WORDS[metric], draw)
+        return Panel(label(metric), draw)
 
     legend = style_of if len(lines) > 1 else None
     return build(name, title, caption, list(map(panel, metrics)), pd.DataFrame(points), ids(arms), legend, columns=3)
@@ -118,9 +118,9 @@ def frontier(runs: Runs) -> Figure:
                     if far.interval:
                         axis.hlines(won.value, *far.interval, color=look.colour, lw=1.2)
             limits(axis, metric)
-            axis.set_xlabel(WORDS["kl"])
+            axis.set_xlabel(label("kl"))
 
-        return Panel(WORDS[metric], draw)
+        return Panel(label(metric), draw)
 
     caption = (
         "Each arm's mean over seeds with 95 % intervals in both directions, small dots the runs. Up and to the left "

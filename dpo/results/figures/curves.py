@@ -10,8 +10,9 @@ from dpo.records import RunDir
 from dpo.results import stats
 from dpo.results.arms import Arm
 from dpo.results.figures.figure import INK, SOFT, Figure, Look, Panel, build, looks, on_card, style, svg_of
-from dpo.results.figures.series import WORDS, blanks, ids, limits, row
+from dpo.results.figures.series import blanks, ids, limits, row
 from dpo.results.frames import Run, Runs
+from dpo.results.labels import label
 
 COLOURS = {"chosen": "#0072B2", "rejected": "#D55E00", "margins": "#009E73", "accuracies": "#CC79A7"}
 TITLES = {name: f"rewards/{name}" for name in COLOURS}
@@ -92,7 +93,7 @@ def curves(runs: Runs, *keys: str) -> Figure:
             limits(axis, metric)
             axis.set_xlabel("optimizer step")
 
-        return Panel(WORDS[metric], draw)
+        return Panel(label(metric), draw)
 
     left = f" Rewards are left out: {next(iter(blank.values()))}." if len(metrics) > len(TITLES) - len(blank) else ""
     caption = (

@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,7 +219,7 @@ def draw(panels: Sequence[Panel], columns: int, size: tuple[float, float], legen
     figure = Canvas(figsize=(size[0] * columns, size[1] * lines + extra), layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).flat
     for axis, panel in zip(axes, panels, strict=False):
-        axis.set_title(panel.title)
+        axis.set_title(textwrap.fill(panel.title, 48))
         panel.draw(axis)
     for axis in list(axes)[len(panels) :]:
         axis.set_visible(False)

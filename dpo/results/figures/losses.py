@@ -9,8 +9,9 @@ import pandas as pd
 from dpo.results import stats
 from dpo.results.arms import Arm
 from dpo.results.figures.figure import SERIES, SOFT, Figure, Panel, build
-from dpo.results.figures.series import WORDS, blanks, estimate, ids, row, say, value_of
+from dpo.results.figures.series import blanks, estimate, ids, row, say, value_of
 from dpo.results.frames import Runs
+from dpo.results.labels import label
 from dpo.results.stats import Estimate
 
 COMPARED = ("logratios/margins", "rewards/accuracies", "kl", "displacement", "samples/length", "logps/chosen_change")
@@ -53,7 +54,7 @@ def forest(runs: Runs) -> Figure:
             row(e, arm=arm, baseline=base.label, metric=metric, adjusted_p=e.adjusted, shown=e.shown)
             for arm, e in found.items()
         ]
-        panels.append(Panel(WORDS[metric], drawing(found, [arm.label for arm in others], blank.get(metric, ""))))
+        panels.append(Panel(label(metric), drawing(found, [arm.label for arm in others], blank.get(metric, ""))))
     caption = (
         f"Difference from {base.label} ({at_base(base)}), paired by seed, with 95 % intervals (Student's t over "
         "seeds). Filled: shown, also after Holm's correction over the arms of the panel; hollow: no difference shown. "
@@ -79,11 +80,11 @@ def drawing(found: dict[str, Estimate], labels: list[str], blank: str) -> Any:
     def draw(axis: Any) -> None:
         if blank or not found:
             return say(axis, f"left blank: {blank}" if blank else "no arm has this value beside the baseline")
-        for place, label in enumerate(reversed(labels)):
-            if label not in found:
+        for place, arm in enumerate(reversed(labels)):
+            if arm not in found:
                 axis.annotate("none", (0, place), color=SOFT, fontsize=7, ha="center", va="center")
                 continue
-            e = found[label]
+            e = found[arm]
             reach = [[e.value - e.interval[0]], [e.interval[1] - e.value]] if e.interval else None
             face = SERIES[0] if e.shown else "none"
             axis.errorbar([e.value], [place], xerr=reach, color=SERIES[0], marker="o", mfc=face, capsize=2.5, lw=1.2)

@@ -13,24 +13,6 @@ from dpo.results.figures.figure import SOFT, Look
 from dpo.results.frames import Run, Runs
 from dpo.results.stats import Estimate
 
-WORDS = {
-    "loss": "evaluation loss",
-    "rewards/chosen": "chosen reward",
-    "rewards/rejected": "rejected reward",
-    "rewards/margins": "reward margin",
-    "rewards/accuracies": "accuracy (share of pairs)",
-    "logratios/margins": "d: log-ratio difference (nats)",
-    "logps/chosen_change": "change of chosen log-prob (nats)",
-    "kl": "KL to the reference (nats per answer)",
-    "displacement": "displaced pairs (share)",
-    "samples/length": "sampled answer (tokens)",
-    "length/slope": "slope of margin on length",
-    "length/accuracy_chosen_longer": "accuracy, chosen longer",
-    "length/accuracy_equal": "accuracy, equal length",
-    "length/accuracy_chosen_shorter": "accuracy, chosen shorter",
-    "length/accuracy_balanced": "accuracy, length-balanced",
-    "length/longer_wins": "the longer answer wins (share)",
-}
 SHARES = ("rewards/accuracies", "displacement", "length/accuracy", "length/longer_wins", "json_rate")
 
 
