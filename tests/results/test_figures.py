@@ -110,6 +110,20 @@ def test_rewards_of_losses_of_different_scale_are_not_drawn(tmp_path: Path) -> N
     assert "different scale" in figures.curves(runs).caption
 
 
+def test_the_forest_says_what_the_table_of_differences_says(swept: frames.Runs) -> None:
+    """One family of comparisons: no arm is filled in the figure and "no difference shown" in the table."""
+    from dpo.results.figures import losses
+    from dpo.results.labels import DEFAULT
+
+    (cells,) = losses.compared(swept).rows
+    data = figures.forest(swept).data.set_index("metric")
+    assert list(data.index) == list(DEFAULT)
+    for metric, cell in zip(DEFAULT, cells[-len(DEFAULT) :], strict=True):
+        point = data.loc[metric]
+        assert (point["value"], point["shown"]) == (cell.content.value, cell.content.shown)
+        assert bool(cell.content.verdict) == (not point["shown"])
+
+
 def test_a_figure_that_does_not_apply_is_none(swept: frames.Runs) -> None:
     """No dose was swept, no reward model compared, no histogram recorded: nothing is drawn."""
     assert figures.dose_response(swept) is None and figures.implicit_explicit(swept) is None

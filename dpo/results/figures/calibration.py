@@ -12,7 +12,7 @@ from dpo.results.arms import Arm
 from dpo.results.comparable import comparable
 from dpo.results.figures.figure import RASTER_ABOVE, SERIES, SOFT, Figure, Panel, build, looks
 from dpo.results.figures.length import MOST
-from dpo.results.figures.series import ids, row, whiskers
+from dpo.results.figures.series import blanks, ids, row, whiskers
 from dpo.results.frames import Run, Runs
 
 BINS = 10
@@ -33,9 +33,12 @@ def confident(arm: Arm) -> pd.DataFrame:
     return table
 
 
-def reliability(runs: Runs) -> Figure:
-    """How often the policy's preference is right, for each strength of it: an arm to a panel."""
+def reliability(runs: Runs) -> Figure | None:
+    """How often the policy's preference is right, for each strength of it: an arm to a panel; None where the arms'
+    rewards have different units, so that not all can be log-odds."""
     arms = runs.done.arms()
+    if "calibration/ece" in blanks(arms):
+        return None
     style_of = looks([arm.label for arm in arms])
     data: list[dict[str, Any]] = []
     panels = []

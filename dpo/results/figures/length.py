@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dpo.results import stats
 from dpo.results.arms import Arm
+from dpo.results.estimate import Estimate
 from dpo.results.figures.beta import over
 from dpo.results.figures.curves import COLOURS
 from dpo.results.figures.figure import INK, RASTER_ABOVE, SERIES, SOFT, Figure, Look, Panel, build, looks
-from dpo.results.figures.series import ids, row, whiskers
+from dpo.results.figures.series import blanks, ids, row, whiskers
 from dpo.results.frames import Run, Runs
 from dpo.results.measures import CLASSES
-from dpo.results.stats import Estimate
+from dpo.results.over_pairs import share_over_pairs, slope_over_pairs, tables
 
 DOSE = "perturb.dose"
 RESPONSES = (
@@ -51,12 +52,8 @@ def of_class(pairs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def class_accuracy(arm: Arm, name: str) -> Estimate | None:
-    """Accuracy on a length class: each pair's wins are averaged over seeds, and pairs of one prompt go together."""
-    parts = [of_class(run.pairs(), name).set_index("id")[["win", "prompt"]] for run in arm.runs]
-    pairs = pd.concat(parts).groupby(level=0, sort=True).agg({"win": "mean", "prompt": "first"})
-    if not len(pairs):
-        return None
-    return stats.clustered_share(pairs["win"], list(pairs["prompt"]))
+    """Accuracy on a length class, as the table of lengths has it; None where there is no such pair."""
+    return share_over_pairs([of_class(frame, name) for frame in tables(arm.runs)])
 
 
 def accuracy_by_length(runs: Runs) -> Figure:
@@ -86,9 +83,9 @@ def accuracy_by_length(runs: Runs) -> Figure:
         axis.grid(axis="x", visible=False)
 
     caption = (
-        "Share of held-out pairs whose chosen answer is preferred, with 95 % intervals over pairs (pairs of one prompt "
-        "together, averaged over seeds). Dashed: the accuracy of a rule that always takes the longer answer, "
-        "to be read beside every accuracy. A model that learnt length is right where the chosen answer is longer and "
+        "Share of held-out pairs whose chosen answer is preferred, with 95 % intervals: the wider of the one over "
+        "pairs (those of one prompt together) and the one over seeds. Dashed: the accuracy of a rule that always takes "
+        "the longer answer, to be read beside every accuracy. A model that learnt length is right where the chosen answer is longer and "
         "wrong where it is shorter."
     )
     panel = Panel("accuracy where the chosen answer is ...", draw)
@@ -96,50 +93,52 @@ def accuracy_by_length(runs: Runs) -> Figure:
     return build("length-classes", "Accuracy by length", caption, [panel], frame, ids(arms), legend, size=(4.4, 3.0))
 
 
-def margins_by_pair(arm: Arm) -> pd.DataFrame:
-    """A row per pair: id, prompt, length_difference, and the mean over seeds of the reward margin."""
+def means_by_pair(arm: Arm, column: str) -> pd.DataFrame:
+    """A row per pair: id, length_difference, length_class, and the mean over seeds of the column."""
     pairs = pd.concat([run.pairs() for run in arm.runs])
-    means = {"prompt": "first", "length_difference": "first", "length_class": "first", "margin": "mean"}
+    means = {"length_difference": "first", "length_class": "first", column: "mean"}
     return pairs.groupby("id", sort=True).agg(means).reset_index()
 
 
 def margin_on_length(runs: Runs) -> Figure:
-    """Each pair's reward margin over its length difference, an arm to a panel, with the fitted slope."""
+    """Each pair's reward margin over its length difference, an arm to a panel, with the fitted slope; d in place of the
+    margin where the arms' rewards have different units."""
     arms = runs.done.arms()
-    tables = {arm.label: margins_by_pair(arm) for arm in arms[:MOST]}
-    colours = dict(zip(CLASSES, (SERIES[0], INK, SERIES[1]), strict=True))
-
-    def panel(label: str, pairs: pd.DataFrame) -> Panel:
-        def draw(axis: Any) -> None:
-            for name, colour in colours.items():
-                part = pairs[pairs["length_class"] == name]
-                axis.scatter(
-                    part["length_difference"], part["margin"], s=9, color=colour, alpha=0.55, lw=0,
-                    rasterized=len(part) > RASTER_ABOVE,
-                )  # fmt: skip
-            slope = stats.clustered_slope(pairs["length_difference"], pairs["margin"], list(pairs["prompt"]))
-            if slope is not None:
-                ends = np.array([pairs["length_difference"].min(), pairs["length_difference"].max()])
-                middle = pairs["length_difference"].mean(), pairs["margin"].mean()
-                axis.plot(ends, middle[1] + slope.value * (ends - middle[0]), color=INK, lw=1.2)
-                axis.set_title(f"slope {slope.text(signed=True)}", loc="right", fontsize=7.5, fontweight="normal")
-            axis.set_xlabel("chosen - rejected tokens")
-            axis.axhline(0, color=SOFT, lw=0.8, ls=":")
-            axis.axvline(0, color=SOFT, lw=0.8, ls=":")
-            axis.set_ylabel("reward margin")
-
-        return Panel(label, draw)
-
+    column = "d" if "rewards/margins" in blanks(arms) else "margin"
+    drawn = {arm.label: (arm, means_by_pair(arm, column)) for arm in arms[:MOST]}
+    panels = [Panel(label, against_length(arm, table, column)) for label, (arm, table) in drawn.items()]
+    unit = "log-ratio difference d, in nats" if column == "d" else "reward margin"
     left = f" The first {MOST} of {len(arms)} arms are drawn." if len(arms) > MOST else ""
     caption = (
-        "A point is a held-out pair (its margin averaged over seeds); the line is least squares, its slope in reward "
-        "per token with a 95 % interval over pairs. A slope is no proof of a length bias: longer answers may be "
-        f"better. What a bias does is told by the balanced subset and by sampled lengths.{left}"
+        f"A point is a held-out pair ({unit}, averaged over seeds); the line is least squares, with its slope per token "
+        "and its 95 % interval (the wider of the one over pairs and the one over seeds). A slope is no proof of a "
+        f"length bias: longer answers may be better. What a bias does is told by the balanced subset and by sampled lengths.{left}"
     )
-    frame = pd.concat([table.assign(arm=label) for label, table in tables.items()]) if tables else pd.DataFrame()
-    panels = [panel(label, table) for label, table in tables.items()]
+    frame = pd.concat([table.assign(arm=label) for label, (_, table) in drawn.items()])
     title = "Margin over length difference"
     return build("margin-on-length", title, caption, panels, frame, ids(arms[:MOST]), columns=3)
+
+
+def against_length(arm: Arm, pairs: pd.DataFrame, column: str) -> Callable[[Any], None]:
+    """What draws one arm's pairs, coloured by length class, and their slope."""
+    colours = dict(zip(CLASSES, (SERIES[0], INK, SERIES[1]), strict=True))
+    slope = slope_over_pairs(tables(arm.runs), column)
+
+    def draw(axis: Any) -> None:
+        for name, colour in colours.items():
+            x, y = (pairs[pairs["length_class"] == name][key] for key in ("length_difference", column))
+            axis.scatter(x, y, s=9, color=colour, alpha=0.55, lw=0, rasterized=len(x) > RASTER_ABOVE)
+        if slope is not None:
+            x, y = pairs["length_difference"], pairs[column]
+            ends = np.array([x.min(), x.max()])
+            axis.plot(ends, y.mean() + slope.value * (ends - x.mean()), color=INK, lw=1.2)
+            axis.set_title(f"slope {slope.text(signed=True)}", loc="right", fontsize=7.5, fontweight="normal")
+        axis.axhline(0, color=SOFT, lw=0.8, ls=":")
+        axis.axvline(0, color=SOFT, lw=0.8, ls=":")
+        axis.set_xlabel("chosen - rejected tokens")
+        axis.set_ylabel("d (nats)" if column == "d" else "reward margin")
+
+    return draw
 
 
 def audit(run: Run) -> Figure | None:

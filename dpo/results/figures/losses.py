@@ -2,96 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from dpo.results import stats
-from dpo.results.arms import Arm
+from dpo.results.arms import shown
+from dpo.results.cells import Table
+from dpo.results.estimate import Estimate
 from dpo.results.figures.figure import SERIES, SOFT, Figure, Panel, build
-from dpo.results.figures.series import blanks, estimate, ids, row, say, value_of
+from dpo.results.figures.series import row
 from dpo.results.frames import Runs
-from dpo.results.labels import label
-from dpo.results.stats import Estimate
+from dpo.results.labels import DEFAULT, label
+from dpo.results.tables import differences
 
-COMPARED = ("logratios/margins", "rewards/accuracies", "kl", "displacement", "samples/length", "logps/chosen_change")
 USUAL = "dpo.losses.sigmoid.Sigmoid"
 
 
 def axis(runs: Runs) -> str:
-    """The setting of the loss that was varied: which loss, else the first of its own settings."""
-    keys = [key for key in runs.done.axes() if key.startswith("loss.")]
-    return min(keys, key=lambda key: key != "loss._target_")
+    """The setting that arms are compared along: which loss, else one of its own settings, else whatever was swept."""
+    keys = runs.done.axes()
+    return min(keys, key=lambda key: (key != "loss._target_", not key.startswith("loss.")))
 
 
-def baseline_value(runs: Runs) -> Any:
-    """The value of `axis` of the arm that others are compared with."""
-    return baseline(runs.done.arms()).values[axis(runs)]
+def baseline(runs: Runs) -> Any:
+    """The value of `axis` of the arm that others are compared with: the sigmoid loss, else the first arm's."""
+    key = axis(runs)
+    values = [arm.values[key] for arm in runs.done.arms(key)]
+    return USUAL if USUAL in values else values[0]
 
 
-def baseline(arms: list[Arm]) -> Arm:
-    """The arm with the sigmoid loss, else the first."""
-    return next((arm for arm in arms if arm.values.get("loss._target_") == USUAL), arms[0])
-
-
-def difference(arm: Arm, base: Arm, metric: str) -> Estimate | None:
-    """The arm's mean minus the baseline's over the seeds that both have; None where they share no value."""
-    ours, theirs = ({r.seed: v for r in a.runs if (v := value_of(r, metric)) is not None} for a in (arm, base))
-    return stats.paired(ours, theirs)
+def compared(runs: Runs) -> Table:
+    """The table of differences from the baseline: what `forest` draws."""
+    return differences(runs, axis(runs), baseline(runs))
 
 
 def forest(runs: Runs) -> Figure:
-    """Each arm against the baseline, paired by seed, with Holm's correction over the arms of a panel."""
-    arms = runs.done.arms()
-    base, blank = baseline(arms), blanks(arms)
-    others = [arm for arm in arms if arm is not base]
+    """Each arm's difference from the baseline, a panel for each metric that means the same for all arms."""
+    table = compared(runs)
+    settings = len(table.columns) - len(DEFAULT) - 1  # the column after them lists seeds
+    arms = [", ".join(cell.text for cell in cells[:settings]) for cells in table.rows]
     data: list[dict[str, Any]] = []
     panels = []
-    for metric in COMPARED:
-        found = {arm.label: e for arm in others if (e := difference(arm, base, metric))}
-        found = dict(zip(found, stats.holm(list(found.values())), strict=True))
-        data += [
-            row(e, arm=arm, baseline=base.label, metric=metric, adjusted_p=e.adjusted, shown=e.shown)
-            for arm, e in found.items()
-        ]
-        panels.append(Panel(label(metric), drawing(found, [arm.label for arm in others], blank.get(metric, ""))))
+    for place, metric in enumerate(DEFAULT, settings + 1):
+        found = {
+            arm: e for arm, cells in zip(arms, table.rows, strict=True) if (e := estimate_of(cells[place].content))
+        }
+        for arm, e in found.items():
+            data.append(row(e, arm=arm, metric=metric, adjusted_p=e.adjusted, shown=e.shown))
+        if found:
+            panels.append(Panel(label(metric), drawing(found, arms)))
+    base = shown(baseline(runs))
     caption = (
-        f"Difference from {base.label} ({at_base(base)}), paired by seed, with 95 % intervals (Student's t over "
-        "seeds). Filled: shown, also after Holm's correction over the arms of the panel; hollow: no difference shown. "
-        "Rewards and margins are not drawn: losses give them different units."
+        f"Difference from {base}, paired by seed, with 95 % intervals (Student's t over seeds); the same numbers as in "
+        "the table of differences. Filled: shown, also after Holm's correction over that table; hollow: no "
+        f"difference shown.{left_out(table)}"
     )
-    height = max(1.9, 0.24 * len(others) + 0.9)
-    title = "Losses against " + base.label
-    return build("forest", title, caption, panels, pd.DataFrame(data), ids(arms), columns=2, size=(4.2, height))
+    height = max(1.9, 0.24 * len(arms) + 0.9)
+    frame, title = pd.DataFrame(data), f"Differences from {base}"
+    return build("forest", title, caption, panels, frame, table.runs, columns=3, size=(3.5, height))
 
 
-def at_base(base: Arm) -> str:
-    """The baseline's own values, in words."""
-    said = [(metric, estimate(base.runs, metric)) for metric in ("logratios/margins", "kl")]
-    return (
-        ", ".join(f"{metric.split('/')[0].replace('logratios', 'd')} {e.text()}" for metric, e in said if e)
-        or "baseline"
-    )
+def estimate_of(content: object) -> Estimate | None:
+    """A cell's content where it is an estimate."""
+    return content if isinstance(content, Estimate) else None
 
 
-def drawing(found: dict[str, Estimate], labels: list[str], blank: str) -> Any:
+def left_out(table: Table) -> str:
+    """What is not drawn, and why."""
+    blank = [note for note in table.notes if " is blank: " in note]
+    return f" Not drawn: {' '.join(blank)}" if blank else ""
+
+
+def drawing(found: dict[str, Estimate], arms: Sequence[str]) -> Any:
     """What draws one metric's rows, the first at the top."""
 
-    def draw(axis: Any) -> None:
-        if blank or not found:
-            return say(axis, f"left blank: {blank}" if blank else "no arm has this value beside the baseline")
-        for place, arm in enumerate(reversed(labels)):
+    def draw(axes: Any) -> None:
+        for place, arm in enumerate(reversed(arms)):
             if arm not in found:
-                axis.annotate("none", (0, place), color=SOFT, fontsize=7, ha="center", va="center")
+                axes.annotate("none", (0, place), color=SOFT, fontsize=7, ha="center", va="center")
                 continue
             e = found[arm]
             reach = [[e.value - e.interval[0]], [e.interval[1] - e.value]] if e.interval else None
             face = SERIES[0] if e.shown else "none"
-            axis.errorbar([e.value], [place], xerr=reach, color=SERIES[0], marker="o", mfc=face, capsize=2.5, lw=1.2)
-        axis.axvline(0, color=SOFT, lw=0.9)
-        axis.set_yticks(range(len(labels)), list(reversed(labels)))
-        axis.set_ylim(-0.6, len(labels) - 0.4)
-        axis.grid(axis="y", visible=False)
-        return None
+            axes.errorbar([e.value], [place], xerr=reach, color=SERIES[0], marker="o", mfc=face, capsize=2.5, lw=1.2)
+        axes.axvline(0, color=SOFT, lw=0.9)
+        axes.set_yticks(range(len(arms)), list(reversed(arms)))
+        axes.set_ylim(-0.6, len(arms) - 0.4)
+        axes.grid(axis="y", visible=False)
 
     return draw
