@@ -85,8 +85,8 @@ def accuracy_by_length(runs: Runs) -> Figure:
     caption = (
         "Share of held-out pairs whose chosen answer is preferred, with 95 % intervals: the wider of the one over "
         "pairs (those of one prompt together) and the one over seeds. Dashed: the accuracy of a rule that always takes "
-        "the longer answer, to be read beside every accuracy. A model that learnt length is right where the chosen answer is longer and "
-        "wrong where it is shorter."
+        "the longer answer, to be read beside every accuracy. A model that learnt length is right where the chosen "
+        "answer is longer and wrong where it is shorter."
     )
     panel = Panel("accuracy where the chosen answer is ...", draw)
     frame = pd.DataFrame(data)
@@ -110,9 +110,10 @@ def margin_on_length(runs: Runs) -> Figure:
     unit = "log-ratio difference d, in nats" if column == "d" else "reward margin"
     left = f" The first {MOST} of {len(arms)} arms are drawn." if len(arms) > MOST else ""
     caption = (
-        f"A point is a held-out pair ({unit}, averaged over seeds); the line is least squares, with its slope per token "
-        "and its 95 % interval (the wider of the one over pairs and the one over seeds). A slope is no proof of a "
-        f"length bias: longer answers may be better. What a bias does is told by the balanced subset and by sampled lengths.{left}"
+        f"A point is a held-out pair ({unit}, averaged over seeds); the line is least squares, with its slope per "
+        "token and its 95 % interval (the wider of the one over pairs and the one over seeds). A slope is no proof of "
+        "a length bias: longer answers may be better. What a bias does is told by the balanced subset and by sampled "
+        f"lengths.{left}"
     )
     frame = pd.concat([table.assign(arm=label) for label, (_, table) in drawn.items()])
     title = "Margin over length difference"
