@@ -49,7 +49,7 @@ report: setup
 	$(BIN)/dpo report $(DIR)
 
 pictures: report
-	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1500 --screenshot=docs/report.png file://$(CURDIR)/$(DIR)/report.html
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1700 --screenshot=docs/report.png file://$(abspath $(DIR))/report.html
 	cp $(DIR)/report/beta.svg docs/beta.svg
 	cp $(DIR)/report/curves.svg docs/rewards.svg
 

@@ -61,6 +61,8 @@ for (const part of document.querySelectorAll("[data-runs]")) {
 }
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 document.addEventListener("click", (event) => { if (!event.target.closest("[data-runs], #who")) hide(); });
+// On a phone the contents would push the figures down.
+if (document.documentElement.clientWidth < 640) document.querySelector("nav details").open = false;
 // Paper shows what is folded away.
 let opened = [];
 window.addEventListener("beforeprint", () => {
