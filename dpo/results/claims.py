@@ -100,7 +100,7 @@ def win_claims(frames: Frames) -> Iterator[Claim]:
     if e := mean_over_pairs(timid, "gap"):
         yield Claim("calibration", e, f"accuracy minus mean S(margin) {change(e)}")
     rule = [f.assign(rule=0.5 + 0.5 * np.sign(f["length_difference"])) for f in frames]
-    if e := mean_over_pairs([f.assign(over=f["win"] - f["rule"]) for f in rule], "over"):
+    if e := mean_over_pairs([f.assign(over=f["win"] - f["rule"]) for f in rule], "over", share=True):
         yield Claim(
             "longer_wins", e, f"accuracy {level(frames, 'win'):.3f} against {level(rule, 'rule'):.3f}, {change(e)}"
         )

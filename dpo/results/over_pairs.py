@@ -15,6 +15,22 @@ from dpo.results import stats
 from dpo.results.estimate import Estimate
 from dpo.results.frames import Run
 
+SHARES = ("win", "displaced")
+METRICS = {
+    "rewards/accuracies": "win",
+    "displacement": "displaced",
+    "rewards/chosen": "chosen_reward",
+    "rewards/rejected": "rejected_reward",
+    "rewards/margins": "margin",
+    "logratios/chosen": "c",
+    "logratios/rejected": "r",
+    "logratios/margins": "d",
+    "logps/chosen": "chosen_logp",
+    "logps/rejected": "rejected_logp",
+    "logps/chosen_change": "chosen_change",
+    "logps/rejected_change": "rejected_change",
+}
+"""Metrics that are means over pairs -> the column of the per-pair tables."""
 KEYS = ["id", "prompt", "length_difference"]
 
 
@@ -54,13 +70,16 @@ def share_over_pairs(frames: Sequence[pd.DataFrame], column: str = "win") -> Est
     return wider(over_pairs, stats.mean([float(frame[column].mean()) for frame in frames]))
 
 
-def mean_over_pairs(frames: Sequence[pd.DataFrame], column: str) -> Estimate | None:
-    """The mean of a column over pairs; None where there are no pairs or the tables lack the column."""
+def mean_over_pairs(frames: Sequence[pd.DataFrame], column: str, share: bool = False) -> Estimate | None:
+    """The mean of a column over pairs; None where there are no pairs or the tables lack the column. With `share` the
+    column is a difference of shares, from -1 to 1.
+    """
     frames = [frame for frame in frames if len(frame)]
     if not have(frames, column):
         return None
     means = pair_means(frames, column)
-    over_pairs = stats.clustered_mean(means[column], list(means["prompt"]))
+    estimated = stats.clustered_change if share else stats.clustered_mean
+    over_pairs = estimated(means[column], list(means["prompt"]))
     return wider(over_pairs, stats.mean([float(frame[column].mean()) for frame in frames]))
 
 
@@ -84,6 +103,26 @@ def accuracy_gap(frames: Sequence[pd.DataFrame]) -> Estimate | None:
     return slope_over_pairs(marked, "win", "longer") if all(map(len, marked)) else None
 
 
+def estimate(frames: Sequence[pd.DataFrame], metric: str) -> Estimate | None:
+    """A metric of `METRICS` from the tables of pairs; None for any other."""
+    if metric not in METRICS:
+        return None
+    column = METRICS[metric]
+    return share_over_pairs(frames, column) if column in SHARES else mean_over_pairs(frames, column)
+
+
+def difference(ours: Sequence[Run], theirs: Sequence[Run], metric: str) -> Estimate | None:
+    """The difference of a metric of `METRICS` between runs of the same seeds, by seed and pair id; over pairs."""
+    column = METRICS.get(metric, "")
+    both = [
+        a.pairs().merge(b.pairs(), on=["id", "prompt", "length_difference"]) for a, b in zip(ours, theirs, strict=True)
+    ]
+    if not column or any(f"{column}_x" not in frame for frame in both):
+        return None
+    changes = [f.assign(change=f[f"{column}_x"].astype(float) - f[f"{column}_y"].astype(float)) for f in both]
+    return mean_over_pairs(changes, "change", column in SHARES)
+
+
 def sampled_change(runs: Sequence[Run], column: str) -> tuple[float, float, Estimate] | None:
     """(mean before, mean after, change) of a column of the sampled answers (tokens, ended, is_json, repetition).
 
@@ -103,7 +142,8 @@ def sampled_change(runs: Sequence[Run], column: str) -> tuple[float, float, Esti
         changes.append(both[["prompt", "draw", "change"]])
         ends.append((float(both[f"{column}_first"].mean()), float(both[f"{column}_last"].mean())))
     means = pd.concat(changes).groupby(["prompt", "draw"], as_index=False, sort=False).mean()
-    over_answers = stats.clustered_mean(means["change"], list(means["prompt"]), of="answers")
+    estimated = stats.clustered_mean if column == "tokens" else stats.clustered_change
+    over_answers = estimated(means["change"], list(means["prompt"]), of="answers")
     change = wider(over_answers, stats.mean([float(frame["change"].mean()) for frame in changes]))
     before, after = (sum(values) / len(values) for values in zip(*ends, strict=True))
     return before, after, change

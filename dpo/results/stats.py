@@ -21,6 +21,7 @@ from dpo.results.estimate import Estimate
 __all__ = [
     "Estimate",
     "bootstrap",
+    "clustered_change",
     "clustered_mean",
     "clustered_share",
     "clustered_slope",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+EQUAL = "all equal, no interval"
 ROUNDING = 1e-12
 """Relative size below which the difference of two float64 numbers is rounding."""
 
@@ -70,12 +72,17 @@ def spread(values: Array) -> float:
 
 
 def mean(values: Iterable[float], level: float = 0.95, of: str = "runs") -> Estimate:
-    """Mean of independent values with Student's interval (Student 1908, Biometrika 6); one value has none."""
+    """Mean of independent values with Student's interval (Student 1908, Biometrika 6).
+
+    One value has none, and neither have equal ones: a spread of 0 does not say how far another would lie.
+    """
     x = finite(values)
     if len(x) == 0:
         raise ValueError("an estimate needs at least one value")
     if len(x) == 1:
         return none(float(x[0]), 1, of, f"one {of.removesuffix('s')}, no interval", level)
+    if not spread(x):
+        return none(float(x[0]), len(x), of, EQUAL, level)
     return t_estimate(float(x.mean()), spread(x) / math.sqrt(len(x)), len(x) - 1, len(x), of, "t", level)
 
 
@@ -133,11 +140,27 @@ def clustered_mean(
     if count < 2:
         why = f"one {of.removesuffix('s')}, no interval" if len(x) == 1 else f"all {of} share one prompt, no interval"
         return none(float(x.mean()), len(x), of, why, level)
-    centred = x - x.mean()
-    sums = cluster_sums(centred, codes) if spread(x) else np.zeros(count)
+    if not spread(x):
+        return none(float(x[0]), len(x), of, EQUAL, level)
+    sums = cluster_sums(x - x.mean(), codes)
     error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(x)
     method = "t" if count == len(x) else f"cluster t over {count} prompts"
     return t_estimate(float(x.mean()), error, count - 1, len(x), of, method, level)
+
+
+def clustered_change(
+    values: Iterable[float], clusters: Sequence[Hashable], of: str = "pairs", level: float = 0.95
+) -> Estimate:
+    """`clustered_mean` of values from -1 to 1 (changes of shares). Where all are equal, (1 + value) / 2 is taken for a
+    share and has the interval of `clustered_share`: every answer turned round is evidence, and none turned is some.
+    """
+    x = finite(values)
+    e = clustered_mean(x, clusters, of, level)
+    if e.missing != EQUAL:
+        return e
+    share = clustered_share((1 + x) / 2, clusters, of, level)
+    assert share.low is not None and share.high is not None
+    return replace(share, value=e.value, low=2 * share.low - 1, high=2 * share.high - 1)
 
 
 def clustered_slope(
@@ -225,9 +248,8 @@ def unpaired(a: Iterable[float], b: Iterable[float], level: float = 0.95, of: st
         return none(value, n, of, "one run on a side, no interval", level)
     parts = spread(x) ** 2 / len(x), spread(y) ** 2 / len(y)
     if sum(parts) == 0:
-        freedom = float(len(x) + len(y) - 2)
-    else:
-        freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(x) - 1) + parts[1] ** 2 / (len(y) - 1))
+        return none(value, n, of, EQUAL, level)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(x) - 1) + parts[1] ** 2 / (len(y) - 1))
     return t_estimate(value, math.sqrt(sum(parts)), freedom, n, of, "Welch t", level)
 
 

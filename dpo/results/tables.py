@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dpo.errors import UsageError
-from dpo.results import stats
+from dpo.results import over_pairs, stats
 from dpo.results.arms import ABSENT, Arm, shown, title
 from dpo.results.cells import Cell as Cell
 from dpo.results.cells import Table as Table
@@ -29,6 +31,7 @@ __all__ = [
     "runs_table",
 ]
 
+SAME = "the same for every seed, so the interval is over pairs"
 CALIBRATION = ("ece", "ece_mass", "brier", "nll", "temperature", "beta")
 LENGTH_CLASSES = {"chosen longer": "chosen longer", "equal lengths": "equal", "chosen shorter": "chosen shorter"}
 
@@ -53,7 +56,10 @@ def over_seeds(arm: Arm, metric: str, reason: str = "") -> Cell:
         return Cell(None, ids(arm.runs), "no run of this arm has a value")
     without = [run.id for run in arm.runs if run not in held]
     note = f"no value in {', '.join(without)}" if without else ""
-    return Cell(stats.mean(value(run, metric) or 0.0 for run in held), ids(held), note)
+    e = stats.mean(value(run, metric) or 0.0 for run in held)
+    if e.missing == stats.EQUAL and (other := over_pairs.estimate(tables(held), metric)):
+        return Cell(other, ids(held), "; ".join(part for part in (note, SAME) if part))
+    return Cell(e, ids(held), note)
 
 
 def arm_cells(arm: Arm) -> tuple[Cell, ...]:
@@ -96,7 +102,8 @@ def by_arm(runs: Runs, keys: str | Sequence[str] = (), metrics: Sequence[str] = 
     blank = blank_columns(runs.done)
     rows = [(*arm_cells(arm), *(over_seeds(arm, m, blank.get(m, "")) for m in metrics)) for arm in arms]
     notes = [f"{label(m)} is blank: {blank[m]}." for m in metrics if m in blank]
-    caption = "Last evaluation of each run: mean over seeds, 95 % interval (Student's t over seeds)."
+    caption = "Last evaluation of each run: mean over seeds, 95 % interval (Student's t over seeds; over pairs where "
+    caption += "every seed has the same value)."
     columns = (*arm_columns(arms), *map(label, metrics))
     return Table("by-arm", caption, columns, tuple(rows), (*notes, *missing_seeds(arms)))
 
@@ -146,8 +153,11 @@ def difference(arm: Arm, base: Arm, metric: str, reason: str = "") -> Cell:
     alone = sorted(str(s) for s in {*ours} ^ {*theirs})
     if estimate is None:
         return Cell(stats.unpaired(ours.values(), theirs.values()), of, "no seed in common", True)
-    used = ids([run for a in (arm, base) for s, run in a.by_seed.items() if s in ours and s in theirs])
-    return Cell(estimate, used, f"left out, without a partner: seed {', '.join(alone)}" if alone else "", True)
+    both = [[run for s, run in a.by_seed.items() if s in ours and s in theirs] for a in (arm, base)]
+    note = f"left out, without a partner: seed {', '.join(alone)}" if alone else ""
+    if estimate.missing == stats.EQUAL and (other := over_pairs.difference(both[0], both[1], metric)):
+        estimate, note = other, "; ".join(part for part in (note, SAME) if part)
+    return Cell(estimate, ids([*both[0], *both[1]]), note, True)
 
 
 def length_table(runs: Runs, keys: str | Sequence[str] = ()) -> Table:
@@ -169,9 +179,10 @@ def length_table(runs: Runs, keys: str | Sequence[str] = ()) -> Table:
     rows = []
     for arm in arms:
         of, frames = ids(arm.runs), tables(arm.runs)
+        ruled = [f.assign(rule=0.5 + 0.5 * np.sign(f["length_difference"])) for f in frames]
         subsets = [[f[f["length_class"] == name] for f in frames] for name in LENGTH_CLASSES.values()]
         subsets.append([f[f["balanced"]] for f in frames])
-        accuracy = [Cell(share_over_pairs(frames), of), over_seeds(arm, "length/longer_wins")]
+        accuracy = [Cell(share_over_pairs(frames), of), Cell(share_over_pairs(ruled, "rule"), of)]
         accuracy += [filled(share_over_pairs(subset), of, "no such pairs") for subset in subsets]
         cut = [truncated(arm.runs, side) for side in ("chosen", "rejected")]
         flat = "the length difference does not vary, or too few pairs"

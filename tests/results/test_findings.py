@@ -48,6 +48,9 @@ def test_an_item_stands_under_did_exactly_where_its_interval_leaves_out_no_effec
         for item in (*made.did, *made.did_not):
             if item.estimate is None or item.name == "displacement":
                 continue
+            if item.estimate.interval is None:
+                assert not item.did and "all equal, no interval" in item.sentence
+                continue
             null = 0.5 if item.name in ("accuracy", "balanced") else 0.0
             low, high = item.estimate.interval
             assert item.did == (low > null or high < null), item.sentence
@@ -91,21 +94,33 @@ def write_and_load(folder, **settings):
     return load_run(write_run(folder, **settings).path)
 
 
+def test_answers_that_all_turned_into_json_are_a_change(tmp_path) -> None:
+    """From none to all, over twenty prompts: no spread, and no doubt."""
+    made = write_run(tmp_path)
+    rows = [json.loads(line) for line in made.samples.read_text().splitlines()]
+    told = [{"completion": "{}" if row["step"] else "prose", "prompt": f"p{i % 21}"} for i, row in enumerate(rows)]
+    rows = [row | text for row, text in zip(rows, told, strict=True)]
+    made.samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = named(findings(load_run(made.path)).did)["json_rate"]
+    assert found.estimate.value == 1 and found.estimate.low > 0 and "0.000 to 1.000" in found.sentence
+
+
 def test_a_falling_chosen_side_is_explained(tmp_path) -> None:
     """The flag, the item, and a paragraph with the figures."""
     made = write_run(tmp_path, gain=6.0)
     table = made.read_pairs(4)
     for side, drop in (("chosen", 8.0), ("rejected", 14.0)):
-        table[f"{side}_logp"] = [x - drop for x in table[f"{side}_ref_logp"]]
-        table[f"{side}_reward"] = [-0.1 * drop] * 40
+        changes = [-drop + 0.1 * (i % 2 - 0.5) for i in range(40)]
+        table[f"{side}_logp"] = [x + change for x, change in zip(table[f"{side}_ref_logp"], changes, strict=True)]
+        table[f"{side}_reward"] = [0.1 * change for change in changes]
     made.write_pairs(4, table)
     found = findings(load_run(made.path))
     assert "likelihood displacement" in named(found.did)["chosen"].sentence
     assert "more than half" in named(found.did)["displacement"].sentence
     paragraph = next(r for r in found.remarks if "neither list" in r)
     assert (
-        "-8.00 [-8.00, -8.00] nats" in paragraph
-        and "-14.0 [-14.0, -14.0] nats" in paragraph
+        "-8.000 [-8.016, -7.984] nats" in paragraph
+        and "-14.000 [-14.016, -13.984] nats" in paragraph
         and "arXiv:2410.08847" in paragraph
     )
     assert displacement_paragraph([load_run(made.path)]) == paragraph
@@ -234,7 +249,7 @@ def test_a_comparison_in_words_says_the_difference_or_that_none_is_shown(tmp_pat
             write_run(tmp_path, seed, beta, gain=gain)
     d, kl = compared(load(tmp_path), "beta.value", 0.1, ["logratios/margins", "kl"])
     assert d.startswith("beta 0.5: log-ratio difference d (nats) differs by +") and "n=3 seeds, paired t" in d
-    assert kl.startswith("beta 0.5: KL to the reference (nats per answer): no difference shown, +0.00")
+    assert kl.startswith("beta 0.5: KL to the reference (nats per answer): no difference shown, ")
 
 
 def test_losses_of_another_scale_are_compared_on_what_they_share(tmp_path) -> None:

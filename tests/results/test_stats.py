@@ -44,11 +44,13 @@ def test_rounding_never_hides_the_interval(width: float) -> None:
     assert round(width / 2, decimals(1.0, 1 - width / 2, 1 + width / 2)) > 0
 
 
-def test_equal_values_give_an_interval_of_no_width_and_rounding_is_no_spread() -> None:
-    """0.1 + 0.2 and 0.3 are one value."""
-    assert stats.mean([0.1 + 0.2, 0.3, 0.3]).interval == pytest.approx((0.3, 0.3), abs=1e-15)
+def test_equal_values_have_no_interval_and_rounding_is_no_spread() -> None:
+    """0.1 + 0.2 and 0.3 are one value; seeds that change nothing prove nothing."""
+    makes = (stats.mean, lambda x: stats.clustered_mean(x, "abc"), lambda x: stats.unpaired(x, x))
+    for e in (make([0.1 + 0.2, 0.3, 0.3]) for make in makes):
+        assert e.interval is None and not e.shown and e.missing == "all equal, no interval"
     e = stats.paired({0: 0.1 + 0.2, 1: 0.3}, {0: 0.3, 1: 0.1 + 0.2})
-    assert e is not None and (e.value, e.p, e.shown) == (0.0, 1.0, False)
+    assert e is not None and (e.value, e.interval, e.shown) == (0.0, None, False)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -235,6 +237,17 @@ def test_clustered_shares_at_the_edge_count_prompts() -> None:
     assert edge.low is not None and edge.low < (stats.wilson(10, 10).low or 0) and edge.high == 1
     hits = [1.0, 0.0, 1.0, 1.0]
     assert stats.clustered_share(hits, list("abcd")).interval == stats.wilson(3, 4).interval
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+def test_changes_of_shares_that_are_all_equal_have_an_interval(value: float) -> None:
+    """Twenty answers that all turned round show it; twenty that stayed do not show that none would turn."""
+    e = stats.clustered_change([value] * 20, list(range(20)))
+    low, high = stats.wilson(10 + 10 * value, 20).interval or (0, 0)
+    assert (e.value, e.low, e.high) == (value, pytest.approx(2 * low - 1), pytest.approx(2 * high - 1))
+    assert e.shown == (value != 0)
+    mixed = [1.0, 0.0, 1.0, -1.0]
+    assert stats.clustered_change(mixed, list("abcd")) == stats.clustered_mean(mixed, list("abcd"))
 
 
 def test_holm_keeps_the_family_s_error_at_five_percent() -> None:

@@ -12,6 +12,7 @@ from scipy import stats as scipy_stats
 from dpo.errors import UsageError
 from dpo.results.estimate import Estimate
 from dpo.results.frames import load
+from dpo.results.stats import EQUAL
 from dpo.results.tables import (
     Cell,
     Table,
@@ -168,7 +169,24 @@ def test_seeds_that_agree_do_not_make_pairs_certain(tmp_path) -> None:
     for seed in range(3):
         write_run(tmp_path, seed, gain=30.0)
     e = cells(length_table(load(tmp_path)), "accuracy")[0].content
-    assert e.value == 1 and e.low == pytest.approx(40 / (40 + 1.959964**2), abs=1e-6)
+    assert e.value == 1 and e.high == 1 and e.low == pytest.approx(40 / (40 + 1.959964**2), abs=1e-6)
+
+
+def test_seeds_that_change_nothing_are_no_evidence(tmp_path) -> None:
+    """Equal in every seed: intervals over pairs where there are pairs, none elsewhere; nothing is shown by n = 3."""
+    for beta, hit in ((0.1, 0.55), (0.5, 0.6)):
+        for seed in range(3):
+            made = write_run(tmp_path, seed, beta, gain=30.0)
+            rows = [json.loads(line) for line in made.metrics.read_text().splitlines()]
+            rows[-1] |= {"eval/rewards/accuracies": 1.0, "eval/kl": hit}
+            made.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs = load(tmp_path)
+    accuracy, kl = by_arm(runs, "beta.value", ["rewards/accuracies", "kl"]).rows[0][-2:]
+    assert accuracy.content.interval == pytest.approx((40 / (40 + 1.959964**2), 1.0), abs=1e-6)
+    assert "over pairs" in accuracy.note and accuracy.content.of == "pairs"
+    assert kl.content.interval is None and "all equal, no interval" in kl.text
+    (row,) = differences(runs, "beta.value", 0.1, ["kl"]).rows
+    assert row[-1].content.value == pytest.approx(0.05) and "no difference shown" in row[-1].text
 
 
 def test_calibration_is_as_logged(sweep, tmp_path) -> None:
@@ -185,7 +203,9 @@ def test_every_row_of_a_results_table_has_intervals_n_and_runs(sweep, tmp_path) 
     for table in (by_arm(runs), differences(runs, "beta.value"), length_table(runs), calibration_table(runs)):
         for row in table.rows:
             estimates = [cell for cell in row if isinstance(cell.content, Estimate)]
-            assert estimates and all(cell.content.interval and cell.content.n and cell.runs for cell in estimates)
+            assert any(cell.content.interval for cell in estimates)
+            assert all(cell.content.interval or cell.content.missing == EQUAL for cell in estimates)
+            assert all(cell.content.n and cell.runs and f"n={cell.content.n}" in cell.text for cell in estimates)
             assert all(cell.content is not None or cell.note for cell in row)
             assert all(f'data-runs="{" ".join(cell.runs)}"' in cell.html() for cell in row)
 

@@ -49,7 +49,8 @@ def pair_columns(
     pairs = np.random.default_rng(data)
     tokens = pairs.integers(5, 30, (2, n)).astype(float)
     reference = -2.0 * tokens + pairs.normal(0, 0.5, (2, n))
-    noise = np.random.default_rng([data, seed]).normal(0, 1, (2, n)) if gain or slope else np.zeros((2, n))
+    own = np.random.default_rng([data, seed, round(1000 * gain), round(1000 * beta)])
+    noise = own.normal(0, 1, (2, n)) if gain or slope else np.zeros((2, n))
     shift = gain / 2 + slope * (tokens[0] - tokens[1]) / 2
     policy = reference + noise + np.stack([shift, -shift])
     rewards = beta * (policy / tokens if own_score else policy - reference)
@@ -74,7 +75,7 @@ def pair_columns(
 
 def answers(step: int, seed: int, length: float) -> list[dict[str, Any]]:
     """Twenty sampled answers to four prompts, and a greedy one."""
-    g = np.random.default_rng([seed, step])
+    g = np.random.default_rng([seed, step, round(length)])
     rows = []
     for i in range(20):
         tokens = max(1, int(g.normal(length, 2)))
@@ -123,14 +124,23 @@ def write_run(
         sampled = [row for row in made if row["decoding"] == "sampled"]
         logged |= {
             "samples/length": float(np.mean([row["tokens"] for row in sampled])),
-            "kl": 0.5 * moved + 0.01 * seed,
+            "kl": moved * (0.5 + 0.02 * ((7 * seed + round(30 * beta)) % 5)),
         }
         logged |= {"kl_n": 8.0, "samples/repetition": 0.0, "samples/eos_rate": 1.0}
         logged["json_rate"] = float(np.mean([row["completion"] != "prose" for row in sampled]))
         rows.append(
-            {"step": step, "kind": "eval", **{f"eval/{k}": v for k, v in logged.items()}, "time/evaluation": 1.0}
+            {
+                "step": step,
+                "kind": "eval",
+                "train/global_step": step,
+                **{f"eval/{k}": v for k, v in logged.items()},
+                "time/evaluation": 1.0,
+            }
         )
-    steps = [{"step": k, "kind": "train", "train/loss": 0.7 - 0.1 * k, "time/step": 0.1} for k in range(1, 5)]
+    steps = [
+        {"step": k, "kind": "train", "train/global_step": k, "train/loss": 0.7 - 0.1 * k, "time/step": 0.1}
+        for k in range(1, 5)
+    ]
     directory.append(directory.metrics, [rows[0], *steps, rows[1]])
     hashes = {
         "eval_pairs_hash": f"pairs-of-{data:09}",
