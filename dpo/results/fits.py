@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dpo.records import RunDir
+from dpo.results.figures.length import DOSE
 from dpo.results.frames import Runs
 
 
@@ -21,6 +22,11 @@ def lengths_differ(runs: Runs) -> bool:
 def losses_vary(runs: Runs) -> bool:
     """At least two losses, or two settings of one."""
     return any(key.startswith("loss.") for key in runs.done.axes())
+
+
+def arms_of_another_kind(runs: Runs) -> bool:
+    """Arms that differ in something else than beta, the loss or the dose of a length bias."""
+    return len(runs.done.arms()) > 1 and not (beta_swept(runs) or losses_vary(runs) or DOSE in runs.done.axes())
 
 
 def has_margins(runs: Runs) -> bool:
@@ -45,5 +51,14 @@ def any_finished(runs: Runs) -> bool:
 
 FITS: dict[str, Callable[[Runs], bool]] = {
     rule.__name__: rule
-    for rule in (beta_swept, lengths_differ, losses_vary, has_margins, has_answers, several_finished, any_finished)
+    for rule in (
+        beta_swept,
+        lengths_differ,
+        losses_vary,
+        arms_of_another_kind,
+        has_margins,
+        has_answers,
+        several_finished,
+        any_finished,
+    )
 }

@@ -99,6 +99,21 @@ def of_output(output: Mapping[str, Any]) -> Part:
     return Part(scrolling(page), data.get("text/markdown", f"```\n{text}\n```\n"), files=files)
 
 
+def each_figure_once(parts: Sequence[Part]) -> list[Part]:
+    """The parts with a figure that two notebooks show drawn where it comes first, and a link to it after that."""
+    seen: dict[str, Part] = {}
+    kept = []
+    for part in parts:
+        if part.files:
+            name = next(iter(part.files)).rpartition(".")[0]
+            first = seen.setdefault(name, part)
+            assert first.html == part.html, f"two figures are called {name}"
+            if first is not part:
+                part = Part(f'<p><a href="#fig-{name}">The figure is above.</a></p>', "The figure is above.\n")
+        kept.append(part)
+    return kept
+
+
 def slug(text: str) -> str:
     """A heading as an anchor."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -109,7 +109,8 @@ def body(runs: Runs) -> list[Part]:
     work = [(n, {name: given[name] for name in notebooks.parameters(n)}) for n in chosen]
     with bar(None, "notebooks", "notebook", total=len(work)) as progress:
         ran = notebooks.execute(work, lambda name: progress.update())
-    return [part for (n, _), content in zip(work, ran, strict=True) for part in page.of_notebook(content, n.name)]
+    parts = [part for (n, _), content in zip(work, ran, strict=True) for part in page.of_notebook(content, n.name)]
+    return page.each_figure_once(parts)
 
 
 def end(runs: Runs) -> Iterator[Part]:

@@ -112,10 +112,10 @@ def test_rewards_of_losses_of_different_scale_are_not_drawn(tmp_path: Path) -> N
 
 def test_the_forest_says_what_the_table_of_differences_says(swept: frames.Runs) -> None:
     """One family of comparisons: no arm is filled in the figure and "no difference shown" in the table."""
-    from dpo.results.figures import losses
+    from dpo.results.figures import compared
     from dpo.results.labels import DEFAULT
 
-    (cells,) = losses.compared(swept).rows
+    (cells,) = compared.table(swept).rows
     data = figures.forest(swept).data.set_index("metric")
     assert list(data.index) == list(DEFAULT)
     for metric, cell in zip(DEFAULT, cells[-len(DEFAULT) :], strict=True):

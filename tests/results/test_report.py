@@ -16,8 +16,8 @@ from scipy.stats import t as student
 from dpo.__main__ import main
 from dpo.errors import UsageError
 from dpo.records import RunDir
+from dpo.results import notebooks, stats
 from dpo.results import report as maker
-from dpo.results import stats
 from tests.results.toy_runs import MEAN, write_run
 
 ESTIMATE = re.compile(r"^(\S+) \[(\S+), (\S+)\] n=(\d+)")
@@ -96,6 +96,16 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
+def over_arm(runs: list[Raw], key: str) -> tuple[float, float, float]:
+    """Student's interval over seeds; where every seed has the same share, Wilson's over pairs, which are 15."""
+    values = [run.last[key] for run in runs]
+    if values[0] != values[1]:
+        return interval(values)
+    assert key in ("eval/rewards/accuracies", "eval/displacement"), key
+    share = stats.wilson(values[0] * 15, 15)
+    return share.value, share.low, share.high
+
+
 METRICS = {
     "log-ratio difference d (nats)": "eval/logratios/margins",
     "reward margin (beta x nats)": "eval/rewards/margins",
@@ -113,16 +123,20 @@ def test_the_table_of_arms_is_recomputed_from_metrics_jsonl(page: Path, raw: dic
     assert [float(row["beta"]) for row in rows] == [0.1, 0.5]
     for row in rows:
         for column, key in METRICS.items():
-            check(row[column], *interval([run.last[key] for run in raw[float(row["beta"])]]))
-            assert "n=2" in row[column]
+            check(row[column], *over_arm(raw[float(row["beta"])], key))
 
 
 def test_the_differences_are_recomputed_pair_by_seed(page: Path, raw: dict[float, list[Raw]]) -> None:
-    """beta 0.5 minus 0.1 of each seed, Student's interval of the two differences."""
+    """beta 0.5 minus 0.1 of each seed, Student's interval of the two; where they agree, over pairs, or none."""
     (row,) = tables(page)["differences"]
     for column, key in METRICS.items():
         low, high = ({run.seed: run.last[key] for run in raw[beta]} for beta in (0.1, 0.5))
-        check(row[column], *interval([high[seed] - low[seed] for seed in low]))
+        apart = [high[seed] - low[seed] for seed in low]
+        if np.ptp(apart) > 1e-12:
+            check(row[column], *interval(apart))
+        else:
+            assert abs(float(row[column].split()[0]) - apart[0]) < 0.005
+            assert " n=15 " in row[column] or "(all equal, no interval)" in row[column]
 
 
 def test_the_length_table_is_recomputed_from_the_pair_rows(page: Path, raw: dict[float, list[Raw]]) -> None:
@@ -186,8 +200,9 @@ def test_every_point_of_a_figure_over_arms_is_recomputed(page: Path, raw: dict[f
             assert float(row["value"]) == by_id[row["run"]].last[key]
         else:
             beta = float(row.get("beta.value") or row["arm"].removeprefix("beta "))
-            want = interval([run.last[key] for run in raw[beta]])
-            assert [float(row[end]) for end in ("value", "low", "high")] == pytest.approx(want) and row["n"] == "2"
+            want = over_arm(raw[beta], key)
+            assert [float(row[end]) for end in ("value", "low", "high")] == pytest.approx(want)
+            assert row["n"] == ("2" if row["of"] == "runs" else "15")
 
 
 def test_every_point_of_the_curves_is_recomputed(page: Path, raw: dict[float, list[Raw]]) -> None:
@@ -198,7 +213,10 @@ def test_every_point_of_the_curves_is_recomputed(page: Path, raw: dict[float, li
         runs = raw[float(row["arm"].removeprefix("beta "))]
         key = f"eval/{row['metric']}"
         values = [next(r[key] for r in run.rows if r["step"] == int(row["step"]) and key in r) for run in runs]
-        assert [float(row[end]) for end in ("value", "low", "high")] == pytest.approx(interval(values), abs=1e-12)
+        if row["low"]:
+            assert [float(row[end]) for end in ("value", "low", "high")] == pytest.approx(interval(values), abs=1e-12)
+        else:
+            assert np.ptp(values) < 1e-12 and float(row["value"]) == pytest.approx(values[0], abs=1e-12)
 
 
 def test_the_pair_figures_are_recomputed(page: Path, raw: dict[float, list[Raw]]) -> None:
@@ -228,7 +246,7 @@ def test_the_pair_figures_are_recomputed(page: Path, raw: dict[float, list[Raw]]
 
 
 def test_every_row_of_a_results_table_has_its_interval_and_n(page: Path) -> None:
-    """Each estimate cell: value, interval, n, and the runs behind it; each row has at least one."""
+    """Each estimate cell: value, interval (or why there is none), n, and the runs behind it."""
     text = page.read_text()
     for name in ("by-arm", "differences", "length", "calibration"):
         body = re.search(rf'data-name="{name}">.*?<tbody>(.*?)</tbody>', text, re.S)
@@ -237,7 +255,10 @@ def test_every_row_of_a_results_table_has_its_interval_and_n(page: Path) -> None
             cells = re.findall(r'<td class="t-cell t-estimate"[^>]*data-runs="([^"]+)"[^>]*>(.*?)</td>', row, re.S)
             assert cells
             for runs, cell in cells:
-                assert ESTIMATE.match(strip(cell)) and re.fullmatch(r"[0-9a-f ]+", runs)
+                said = strip(cell)
+                assert ESTIMATE.match(said) or re.search(r"^\S+ no interval n=\d+ .*\(all equal, no interval\)", said)
+                assert re.fullmatch(r"[0-9a-f ]+", runs)
+            assert any(ESTIMATE.match(strip(cell)) for _, cell in cells)
 
 
 def test_the_same_runs_give_the_same_bytes_wherever_they_lie(page: Path, small_sweep: Path, tmp_path: Path) -> None:
@@ -348,7 +369,36 @@ def test_what_limits_a_page_stands_at_its_top(tmp_path: Path, monkeypatch: pytes
     text = html.unescape(parts_of(tmp_path, monkeypatch))
     notes = text[text.index('class="notices"') : text.index("<nav")]
     assert "beta 0.1: no finished run with seed 2" in notes
-    assert "metrics.jsonl: line 6, the last, was cut off" in notes and "1 runs are not finished" in notes
+    assert "metrics.jsonl: line 6, the last, was cut off" in notes and "Not finished, counted nowhere: 1 run" in notes
+
+
+def length_page(root: Path, doses: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The text of the length section of a report on toy runs whose bias grows with the dose."""
+    for dose in doses:
+        for seed in (0, 1, 2):
+            bias = {"perturb___target_": "dpo.data.perturb.LengthBias", "perturb__dose": dose}
+            grown, share = (12.0, 12.0 + 20 * dose), 0.5 + dose / 2
+            write_run(root, seed, slope=0.4 * dose, lengths=grown, longer_wins=share, **bias)
+    only = [notebook for notebook in notebooks.notebooks() if notebook.name == "length_bias"]
+    monkeypatch.setattr(notebooks, "notebooks", lambda: only)
+    return strip(maker.report(root).read_text())
+
+
+def test_an_injected_length_bias_is_named_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dose 0 to 1 adds 20 tokens to the answers and a slope: both stand in a sentence with intervals."""
+    text = length_page(tmp_path, (0.0, 1.0), monkeypatch)
+    found = re.search(
+        r"took up the injected length bias: .*?(\S+) \[(\S+), (\S+)\] tokens of the sampled answers", text
+    )
+    assert found and abs(float(found[1]) - 20) < 2 and float(found[2]) < 20 < float(found[3])
+    assert "Response to a length bias" in text
+
+
+def test_on_a_balanced_set_no_length_bias_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No dose, no growth, no slope: the report says that none is shown, with the figures."""
+    text = length_page(tmp_path, (0.0,), monkeypatch)
+    assert "no preference for length is shown" in text and "took up" not in text
+    assert "a preference for length is shown" not in text.replace("no preference", "")
 
 
 def test_reward_columns_are_blank_across_losses_of_different_scale(tmp_path: Path) -> None:

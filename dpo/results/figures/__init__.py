@@ -2,9 +2,9 @@
 
 from dpo.results.figures.beta import beta_panels, frontier
 from dpo.results.figures.calibration import implicit_explicit, reliability
+from dpo.results.figures.compared import forest
 from dpo.results.figures.curves import curves, run_curves, save_reward_curves
 from dpo.results.figures.length import accuracy_by_length, audit, dose_response, margin_on_length
-from dpo.results.figures.losses import forest
 
 __all__ = [
     "accuracy_by_length",

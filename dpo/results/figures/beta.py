@@ -15,6 +15,7 @@ from dpo.results.figures.series import (
     ids,
     limits,
     log_ticks,
+    look_of,
     row,
     run_row,
     say,
@@ -45,7 +46,7 @@ def over(
         for arm in members:
             for metric in (m for m in metrics if m not in blank):
                 facts = {"line": line, key: arm.values[key], "metric": metric}
-                found = estimate(arm.runs, metric)
+                found = estimate(arm, metric)
                 points += [row(found, **facts, run="", seed=None)] if found else []
                 points += [run_row(r, v, **facts) for r in arm.runs if (v := value_of(r, metric)) is not None]
 
@@ -76,7 +77,7 @@ def draw_line(axis: Any, arms: list[Arm], key: str, metric: str, look: Look) -> 
         x = float(arm.values[key])
         values = [v for r in arm.runs if (v := value_of(r, metric)) is not None]
         axis.plot([x] * len(values), values, color=look.colour, marker="o", ms=2.5, lw=0, alpha=0.5)
-        found = estimate(arm.runs, metric)
+        found = estimate(arm, metric)
         if found:
             means.append((x, found.value))
             whiskers(axis, x, found, look)
@@ -86,30 +87,31 @@ def draw_line(axis: Any, arms: list[Arm], key: str, metric: str, look: Look) -> 
 def beta_panels(runs: Runs) -> Figure:
     """Margin, d, KL, accuracy, displacement and sample length over beta."""
     caption = (
-        "Last evaluation of each run; points are means over seeds with 95 % intervals, small dots the runs. Reward "
-        "margins are beta times d, so they grow with beta even where the policy does not move: read d, KL and what "
-        "the policy writes for what beta did."
+        "Last evaluation of each run; points are means over seeds with 95 % intervals, as in the table; small "
+        "dots are the runs. Reward margins are beta times d, so they grow with beta even where the policy does not "
+        "move: read d, KL and what the policy writes for what beta did."
     )
     return over(runs, BETA, OUTCOMES, "beta", "Outcomes over beta", caption, True, "beta (log scale)")
 
 
-def frontier(runs: Runs) -> Figure:
-    """What each arm won in preference for its distance from the reference."""
-    arms = runs.done.arms(BETA) if BETA in runs.done.axes() else runs.done.arms()
-    arms = [arm for arm in arms if estimate(arm.runs, "kl")]
-    style_of, blank = looks([arm.label for arm in arms]), blanks(arms)
+def frontier(runs: Runs) -> Figure | None:
+    """What each arm won in preference for its distance from the reference; None where no KL was measured."""
+    arms = [arm for arm in runs.done.arms() if estimate(arm, "kl")]
+    if not arms:
+        return None
+    style_of, blank = look_of(runs, arms), blanks(arms)
     metrics = [m for m in ("rewards/margins", "logratios/margins", "rewards/accuracies") if m not in blank]
     data: list[dict[str, Any]] = []
     for arm in arms:
         for metric in ("kl", *metrics):
-            found = estimate(arm.runs, metric)
+            found = estimate(arm, metric)
             data += [row(found, arm=arm.label, metric=metric, run="", seed=None)] if found else []
             data += [run_row(r, value_of(r, metric), arm=arm.label, metric=metric) for r in arm.runs]
 
     def panel(metric: str) -> Panel:
         def draw(axis: Any) -> None:
             for arm in arms:
-                look, far, won = style_of[arm.label], estimate(arm.runs, "kl"), estimate(arm.runs, metric)
+                look, far, won = style_of[arm.label], estimate(arm, "kl"), estimate(arm, metric)
                 pairs = [(value_of(r, "kl"), value_of(r, metric)) for r in arm.runs]
                 pairs = [p for p in pairs if None not in p]
                 axis.plot([p[0] for p in pairs], [p[1] for p in pairs], color=look.colour, marker="o", ms=2.5, lw=0)

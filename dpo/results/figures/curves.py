@@ -9,8 +9,8 @@ import pandas as pd
 from dpo.records import RunDir
 from dpo.results import stats
 from dpo.results.arms import Arm
-from dpo.results.figures.figure import INK, SOFT, Figure, Look, Panel, build, looks, on_card, style, svg_of
-from dpo.results.figures.series import blanks, ids, limits, row
+from dpo.results.figures.figure import INK, SOFT, Figure, Look, Panel, build, on_card, style, svg_of
+from dpo.results.figures.series import blanks, ids, limits, look_of, row
 from dpo.results.frames import Run, Runs
 from dpo.results.labels import label
 
@@ -72,10 +72,12 @@ def run_curves(run: Run) -> Figure:
     return build(f"curves-{run.id}", "Rewards during training", caption, panels, pd.DataFrame(data), [run.id], KINDS)
 
 
-def curves(runs: Runs, *keys: str) -> Figure:
-    """The four rewards of each arm on the held-out pairs, with 95 % bands over its seeds."""
-    arms = [arm for arm in runs.done.arms(*keys) if any(len(run.evaluations()) > 1 for run in arm.runs)]
-    style_of, blank = looks([arm.label for arm in arms]), blanks(arms)
+def curves(runs: Runs) -> Figure | None:
+    """The four rewards of each arm on the held-out pairs, with 95 % bands over its seeds; None for untrained arms."""
+    arms = [arm for arm in runs.done.arms() if any(len(run.evaluations()) > 1 for run in arm.runs)]
+    if not arms:
+        return None
+    style_of, blank = look_of(runs, arms), blanks(arms)
     metrics = [m for m in TITLES.values() if m not in blank]
     if len(metrics) < len(TITLES):  # losses of different scale: what means the same for all of them
         metrics += ["logratios/margins", "displacement", "logps/chosen_change"]

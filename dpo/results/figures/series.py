@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dpo.results import stats
 from dpo.results.arms import Arm
 from dpo.results.comparable import blank_columns
-from dpo.results.figures.figure import SOFT, Look
+from dpo.results.figures.figure import SOFT, Look, looks
 from dpo.results.frames import Run, Runs
 from dpo.results.stats import Estimate
+from dpo.results.tables import over_seeds
 
 SHARES = ("rewards/accuracies", "displacement", "length/accuracy", "length/longer_wins", "json_rate")
 
@@ -22,10 +22,10 @@ def value_of(run: Run, metric: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def estimate(runs: Iterable[Run], metric: str) -> Estimate | None:
-    """Mean over runs (seeds) of a metric's last evaluation, with its interval; None where no run has it."""
-    values = [value for run in runs if (value := value_of(run, metric)) is not None]
-    return stats.mean(values) if values else None
+def estimate(arm: Arm, metric: str) -> Estimate | None:
+    """A metric of the arm's last evaluation, as the tables have it; None where no run has it."""
+    content = over_seeds(arm, metric).content
+    return content if isinstance(content, Estimate) else None
 
 
 def row(estimate: Estimate, **facts: Any) -> dict[str, Any]:
@@ -38,6 +38,12 @@ def run_row(run: Run, value: float | None, **facts: Any) -> dict[str, Any]:
     """One run's value as a row of a figure's data."""
     nothing = {"low": None, "high": None, "n": 1, "of": "runs", "method": ""}
     return {**facts, "value": value, **nothing, "run": run.id, "seed": run.seed}
+
+
+def look_of(runs: Runs, arms: Iterable[Arm]) -> dict[str, Look]:
+    """A look for each of these arms: the one that it has in every figure of these runs."""
+    every = looks([arm.label for arm in runs.done.arms()])
+    return {arm.label: every[arm.label] for arm in arms}
 
 
 def ids(arms: Iterable[Arm]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Loss variants side by side: each arm's difference from one arm, in units that all losses share."""
+"""Arms side by side: each arm's difference from one of them, in units that all of them share."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def baseline(runs: Runs) -> Any:
     return USUAL if USUAL in values else values[0]
 
 
-def compared(runs: Runs) -> Table:
+def table(runs: Runs) -> Table:
     """The table of differences from the baseline: what `forest` draws."""
     return differences(runs, axis(runs), baseline(runs))
 
 
 def forest(runs: Runs) -> Figure:
     """Each arm's difference from the baseline, a panel for each metric that means the same for all arms."""
-    table = compared(runs)
-    settings = len(table.columns) - len(DEFAULT) - 1  # the column after them lists seeds
-    arms = [", ".join(cell.text for cell in cells[:settings]) for cells in table.rows]
+    compared = table(runs)
+    settings = len(compared.columns) - len(DEFAULT) - 1  # the column after them lists seeds
+    arms = [", ".join(cell.text for cell in cells[:settings]) for cells in compared.rows]
     data: list[dict[str, Any]] = []
     panels = []
     for place, metric in enumerate(DEFAULT, settings + 1):
         found = {
-            arm: e for arm, cells in zip(arms, table.rows, strict=True) if (e := estimate_of(cells[place].content))
+            arm: e for arm, cells in zip(arms, compared.rows, strict=True) if (e := estimate_of(cells[place].content))
         }
         for arm, e in found.items():
             data.append(row(e, arm=arm, metric=metric, adjusted_p=e.adjusted, shown=e.shown))
@@ -56,11 +56,11 @@ def forest(runs: Runs) -> Figure:
     caption = (
         f"Difference from {base}, paired by seed, with 95 % intervals (Student's t over seeds); the same numbers as in "
         "the table of differences. Filled: shown, also after Holm's correction over that table; hollow: no "
-        f"difference shown.{left_out(table)}"
+        f"difference shown.{left_out(compared)}"
     )
     height = max(1.9, 0.24 * len(arms) + 0.9)
     frame, title = pd.DataFrame(data), f"Differences from {base}"
-    return build("forest", title, caption, panels, frame, table.runs, columns=3, size=(3.5, height))
+    return build("forest", title, caption, panels, frame, compared.runs, columns=3, size=(3.5, height))
 
 
 def estimate_of(content: object) -> Estimate | None:
