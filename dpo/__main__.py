@@ -23,7 +23,13 @@ def train(args: argparse.Namespace) -> int:
     from dpo.results.figures import save_reward_curves
     from dpo.run import run
 
-    directory, finished = run(load(args.overrides, args.config_dir, args.config_name))
+    config = load(args.overrides, args.config_dir, args.config_name)
+    if not config.one_run:
+        from dpo.rounds import rounds
+
+        print(rounds(config).path)
+        return 0
+    directory, finished = run(config)
     if finished:
         print(f"already finished, not repeated: {directory.path}", file=sys.stderr)
     else:
@@ -104,6 +110,14 @@ def audit(args: argparse.Namespace) -> int:
     from dpo.config import load
 
     print(audit(load(args.overrides)))
+    return 0
+
+
+def judge(args: argparse.Namespace) -> int:
+    """Pairs from a policy's own answers."""
+    from dpo.judge import from_overrides, make
+
+    print(make(from_overrides(args.overrides)).pairs)
     return 0
 
 
@@ -230,6 +244,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 where the page is not what the runs give now"
     )
+
+    sub = verb(
+        "judge",
+        judge,
+        "Sample answers, let a judge pick, write pairs with their provenance; killed, the same command goes on.",
+        "dpo judge judge=rules_json judge.run=outputs/runs/X, then dpo train dataset=judged dataset.path=<its folder>",
+    )
+    sub.add_argument("overrides", nargs="*", help=OVERRIDES)
 
     sub = verb("runs", runs, "List the runs below a directory.", "dpo runs outputs")
     sub.add_argument("directory", nargs="?", default="outputs")

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from dpo.config import Config, compose, parse, read_plain
+from dpo.compose import compose
+from dpo.config import Config, parse, read_plain
 from dpo.errors import UsageError
 from dpo.evaluate.evaluator import describe_pairs
 from dpo.logps import PairLogps

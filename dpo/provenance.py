@@ -14,15 +14,19 @@ from typing import Any
 import torch
 
 from dpo.cache import key
+from dpo.config import read_plain
 from dpo.data.pair import Pair
 from dpo.data.token_store import fingerprint
+from dpo.errors import UsageError
 from dpo.losses.base import Loss
+from dpo.records import RunDir
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "peft", "tokenizers", "hydra-core", "wandb")
 NOT_IN_RESULTS = (
     "__main__.py",
     "console.py",
     "jobs.py",
+    "judge.py",
     "launch.py",
     "naming.py",
     "plan.py",
@@ -31,6 +35,7 @@ NOT_IN_RESULTS = (
     "reproduce.py",
     "results",
     "reward.py",
+    "rounds.py",
     "score.py",
     "status.py",
     "sweep.py",
@@ -100,6 +105,22 @@ def differences(made_by: dict[str, Any], dataset: dict[str, Any]) -> list[str]:
                 word = "new" if path not in then else "gone" if path not in now else "changed"
                 said.append(f"{'dpo/' if kind == 'code' else ''}{path} {word}")
     return said
+
+
+def files_hash(folder: Path) -> str | None:
+    """Sixteen hex digits over the weight files of a folder; None where it has none."""
+    files = (
+        sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")) if folder.is_dir() else []
+    )
+    return key([(path.name, short_hash(path)) for path in files]) if files else None
+
+
+def checkpoint_hash(run: RunDir) -> str:
+    """What tells a finished run's weights from others, wherever they lie: its files, its start, its adapter."""
+    files, start = files_hash(run.checkpoint), run.read("provenance")["start_hash"]
+    if files is None:
+        raise UsageError(f"{run.checkpoint}: holds no weights; give a run that kept its checkpoint")
+    return key(files, start, read_plain(run.config)["adapter"])
 
 
 def short_hash(path: Path) -> str:

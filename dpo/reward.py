@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dpo.audit import prepare_run, write_audit
 from dpo.config import Config, identity, parse_file
 from dpo.data.batches import collate, micro_batches, step_indices
 from dpo.data.files import read_pairs
-from dpo.data.pair import check_pairs
+from dpo.data.pair import Pair, check_pairs
 from dpo.data.tokens import TokenPair, content_hash, tokenise
 from dpo.errors import UsageError
 from dpo.evaluate import agreement, calibration, length
@@ -41,7 +41,7 @@ from dpo.records import RunDir
 from dpo.start import default_threads, pick_device, sft_start
 from dpo.tracking.files import NoTracker, Recorder
 
-UNREAD = ("beta", "loss", "reference", "evaluate")
+UNREAD = ("beta", "loss", "reference", "evaluate", "judge", "rounds")
 """Groups of the configuration that a reward model does not read."""
 
 
@@ -206,21 +206,43 @@ def finish(directory: RunDir, model: Any, tokenizer: Any, precision: str) -> Non
 
 def score_pairs(run: RunDir, pairs_file: Path) -> tuple[list[str], PairRows, dict[str, Any]]:
     """(pair ids, rows, metrics) of a pairs file under a finished reward model, put together again."""
+    arm, tokenizer = finished_arm(run, None)
+    pairs = read_pairs(pairs_file)
+    check_pairs(pairs, str(pairs_file))
+    rows, ids, counts = score_texts(arm, pairs, tokenizer)
+    precision = arm.config.train.precision
+    return ids, rows, counts | describe(rows, precision) | {"tie": ROUNDING[precision]}
+
+
+def finished_arm(run: RunDir, device: torch.device | None) -> tuple[Arm, Any]:
+    """A finished reward model put together again, and its tokenizer; on the run's own kind of device for None."""
     if run.status()["state"] != "done":
         raise UsageError(f"{run.path}: state is {run.status()['state']}; only a finished run can be scored")
     config = parse_file(run.config)
-    device = pick_device(config.train.device)
-    pairs = read_pairs(pairs_file)
-    check_pairs(pairs, str(pairs_file))
+    device = device or pick_device(config.train.device)
     tokenizer = load_tokenizer(str(run.checkpoint))
-    token_pairs, counts = tokenise(pairs, tokenizer, config.train.max_length)
     start, pad_id = run.read("provenance")["start"], tokenizer.pad_token_id
     model = trained(run.checkpoint, start, config.model, config.adapter, pad_id).to(device)
-    arm = Arm(config, model, RewardScorer(model), pad_id, Recorder(run, NoTracker()))
+    return Arm(config, model, RewardScorer(model), pad_id, Recorder(run, NoTracker())), tokenizer
+
+
+def score_texts(arm: Arm, pairs: Sequence[Pair], tokenizer: Any) -> tuple[PairRows, list[str], dict[str, int]]:
+    """(rows, pair ids, token counts) of any pairs."""
+    token_pairs, counts = tokenise(pairs, tokenizer, arm.config.train.max_length)
     with torch.no_grad():
-        rows = arm.rows(token_pairs, range(len(token_pairs)), None)
-    precision = config.train.precision
-    return [pair.id for pair in token_pairs], rows, counts | describe(rows, precision) | {"tie": ROUNDING[precision]}
+        return arm.rows(token_pairs, range(len(token_pairs)), None), [pair.id for pair in token_pairs], counts
+
+
+def rewards(run: RunDir, device: torch.device) -> Callable[[Sequence[Pair]], list[tuple[float, float]]]:
+    """A function from pairs to the rewards of their two sides, in order."""
+    arm, tokenizer = finished_arm(run, device)
+
+    def score(pairs: Sequence[Pair]) -> list[tuple[float, float]]:
+        rows, _, _ = score_texts(arm, pairs, tokenizer)
+        columns = (rows.values[name].tolist() for name in ("chosen_reward", "rejected_reward"))
+        return list(zip(*columns, strict=True))
+
+    return score
 
 
 def against(reward: RunDir, policy: RunDir, precision: str) -> dict[str, float]:

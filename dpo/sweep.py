@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dpo.build import arguments, nearest
-from dpo.config import conf_dir, explain, identity, parse, resolved
+from dpo.compose import conf_dir, explain, resolved
+from dpo.config import identity, parse
 from dpo.errors import UsageError
 from dpo.naming import run_name
 
-RESERVED = ("runs", "cache", "wandb", "multirun")
+RESERVED = ("runs", "cache", "wandb", "multirun", "judged", "rounds", "audit")
 """Folders of an output root that are not sweeps; `multirun` belongs to `dpo train -m`."""
 
 
@@ -132,7 +133,13 @@ def checked(compose: Callable[[Sequence[str]], dict[str, Any]], point: list[str]
     try:
         plain = compose(point)
         rules = {"sweep": plain.pop("sweep")} if "sweep" in plain else {}
-        return parse(plain).plain | rules
+        config = parse(plain)
+        if not config.one_run:
+            raise UsageError(
+                f"rounds={config.rounds}, judge.from_start={str(config.judge.from_start).lower()}: a sweep trains "
+                "single runs; give rounds to dpo train without -m"
+            )
+        return config.plain | rules
     except UsageError as error:
         raise UsageError(f"{title}{error}") from error
 

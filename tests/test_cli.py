@@ -22,7 +22,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
-@pytest.mark.parametrize("verb", ["train", "preview", "audit", "runs", "score", "compare", "reproduce"])
+@pytest.mark.parametrize("verb", ["train", "preview", "audit", "judge", "runs", "score", "compare", "reproduce"])
 def test_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Help texts end with a command to copy."""
     with pytest.raises(SystemExit):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dpo.config import load
+from dpo.rounds import rounds
 from dpo.run import run
 
 
@@ -55,3 +56,13 @@ def test_capstone_prints_loss_and_margin_per_step(root: Path, capsys: pytest.Cap
 def test_hand_authored_runs(root: Path) -> None:
     """A smoke test of the pipeline on text the embedded model has never seen."""
     assert train(root, "experiment=hand_authored", "train.max_steps=4")["steps"] == 4
+
+
+@pytest.mark.slow
+def test_judged_json_teaches_itself_json_from_its_own_answers(root: Path) -> None:
+    """Undecided before, parseable after, on topics it never saw; every training pair is a judged one."""
+    settings = ["experiment=judged_json", f"output_root={root}", f"cache_root={root / 'cache'}", "tracker=disabled"]
+    directory = rounds(load(settings))
+    summary = directory.read("summary")
+    assert 0.35 <= summary["first"]["eval/json_rate"] <= 0.65 and summary["last"]["eval/json_rate"] >= 0.85
+    assert directory.read("audit")["judged"] == directory.read("audit")["train"]["pairs"] > 250

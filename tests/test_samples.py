@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from dpo.evaluate.samples import Answer, answer, describe, repetition
+from dpo.evaluate.samples import Answer, PickBySeed, answer, describe, repetition, sample_each
 from tests import toys
 
 TOKENIZER = toys.tokenizer("byte")
@@ -196,3 +196,53 @@ def test_answers_are_described_by_means_over_answers():
     given = [Answer("", (), (1, 1, 1, 1, 1), "", False), Answer("", (), (1, 2, 3), "", True)]
     expected = {"samples/length": 4.0, "samples/eos_rate": 0.5, "samples/repetition": 0.25}
     assert describe(given) == pytest.approx(expected)
+
+
+def each(net, prompts, seeds, temperature=1.0):
+    """Answers of up to 12 bytes, each with its own seed."""
+    return sample_each(net, TOKENIZER, prompts, seeds, 12, temperature)
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_a_seeded_answer_is_the_same_in_any_batch(family):
+    """Alone, or padded beside longer and shorter prompts in any order: 24 prompts of 1 to 60 bytes."""
+    net = bytes_model(family)
+    prompts = ["x" * (1 + 7 * i % 60) for i in range(24)]
+    together = each(net, prompts, range(24))
+    alone = [each(net, [prompt], [seed])[0] for seed, prompt in enumerate(prompts)]
+    backwards = each(net, prompts[::-1], range(24)[::-1])[::-1]
+    assert together == alone == backwards
+
+
+def test_another_seed_draws_another_answer_and_the_same_one_the_same():
+    """Equal prompts in one batch differ by their seeds alone."""
+    first, second, third = each(bytes_model(), ["x"] * 3, [0, 1, 0])
+    assert first == third and first.ids != second.ids
+
+
+def test_seeded_answers_do_not_touch_or_need_the_global_random_state():
+    """Neither torch's generator nor what it holds."""
+    net = bytes_model()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = each(net, PROMPTS, range(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert each(net, PROMPTS, range(3)) == first
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_picks_follow_the_softmax_at_the_temperature(temperature):
+    """20,000 rows of the same logits (0, 1, 2, -inf): shares within 0.015 of softmax(logits / T), the last never."""
+    logits_V = torch.tensor([0.0, 1.0, 2.0, -torch.inf])
+    left_BV = PickBySeed(range(20_000), 1, temperature)(torch.zeros(20_000, 1), logits_V.expand(20_000, 4))
+    shares_V = (left_BV == 0).double().mean(0)
+    assert (torch.isfinite(left_BV).sum(1) == 1).all() and shares_V[3] == 0
+    assert torch.allclose(shares_V, (logits_V.double() / temperature).softmax(-1), atol=0.015)
+
+
+def test_each_step_draws_a_number_of_its_own():
+    """Flat logits, eight steps: the picks of a row are not all one token, and no two of 50 rows are equal."""
+    pick = PickBySeed(range(50), 8, 1.0)
+    rows = torch.stack([pick(torch.zeros(50, 1), torch.zeros(50, 1000)).argmax(1) for _ in range(8)], 1).tolist()
+    assert all(len(set(row)) > 4 for row in rows) and len({tuple(row) for row in rows}) == 50

@@ -44,6 +44,9 @@ class Mixture(Source):
     def drops_long_prompts(self) -> bool:
         return any(part.drops_long_prompts for part in self.parts.values())
 
+    def origin(self) -> Source:
+        return replace(self, parts={name: part.origin() for name, part in self.parts.items()})
+
     def load(self) -> Split:
         if not self.parts:
             raise UsageError("dataset.parts is empty: add one with +dataset@dataset.parts.NAME=OPTION")

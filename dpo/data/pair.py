@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from dpo.errors import UsageError
 
@@ -65,6 +65,9 @@ class Split:
 class Source:
     """A data set. A subclass is a frozen dataclass of its options; `load` must depend on nothing else."""
 
+    sampled: ClassVar[bool] = False
+    """Whether its training pairs are a policy's own answers, judged."""
+
     @property
     def drops_long_prompts(self) -> bool:
         """Whether a pair whose prompt leaves no room for an answer is dropped and counted, or an error (False)."""
@@ -73,6 +76,10 @@ class Source:
     def load(self) -> Split:
         """Read or generate the pairs; raises UsageError naming file and line for malformed rows."""
         raise NotImplementedError
+
+    def origin(self) -> Source:
+        """The set whose pairs the SFT stage learns and whose prompts are asked: itself, unless made from another."""
+        return self
 
     def check(self, answers: list[str], train: list[Pair]) -> dict[str, float]:
         """Format checks of sampled answers: metric name -> share in [0, 1]; none by default."""

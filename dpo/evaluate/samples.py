@@ -41,25 +41,81 @@ def answer(
     device = next(model.parameters()).device
     texts = [render(prompt, tokenizer) for prompt in prompts]
     ids = [encode_prompt(text, tokenizer) for text in texts]
-    eos = tokenizer.eos_token_id
     # every setting is given, so that a model's own generation defaults (top-k, penalties) cannot leak in
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature is not None:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    answers = []
+    answers: list[Answer] = []
     with torch.random.fork_rng(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         torch.manual_seed(seed)
         for start in range(0, len(ids), batch_size):
-            part = ids[start : start + batch_size]
-            width = max(map(len, part))
-            ids_BT = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in part], device=device)
-            mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in part], device=device)
-            out_BT = generate(model, ids_BT, mask_BT, max_new_tokens, eos, tokenizer.pad_token_id, sampling)
-            for row, generated in zip(range(start, start + len(part)), out_BT[:, width:].tolist(), strict=True):
-                ended = eos in generated
-                kept = generated[: generated.index(eos) + 1] if ended else generated
-                text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                answers.append(Answer(texts[row], tuple(ids[row]), tuple(kept), text, ended))
+            part = slice(start, start + batch_size)
+            answers += answer_batch(model, tokenizer, texts[part], ids[part], max_new_tokens, sampling)
+    return answers
+
+
+@torch.no_grad()
+def sample_each(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    seeds: Sequence[int],
+    max_new_tokens: int,
+    temperature: float,
+    precision: str = "fp32",
+) -> list[Answer]:
+    """One batch of samples from the unfiltered distribution at `temperature`, each drawn with a seed of its own.
+
+    An answer depends on its prompt and seed alone, not on what else is in the batch (as far as padding leaves the
+    model's probabilities alone: about 1e-6 in fp32). The global random state is not touched.
+    """
+    device = next(model.parameters()).device
+    texts = [render(prompt, tokenizer) for prompt in prompts]
+    ids = [encode_prompt(text, tokenizer) for text in texts]
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        picks = [PickBySeed(seeds, max_new_tokens, temperature)]
+        return answer_batch(model, tokenizer, texts, ids, max_new_tokens, {"do_sample": False}, picks)
+
+
+class PickBySeed:
+    """A logits processor that leaves one token of each row: the inverse of its cumulated distribution at a uniform
+    number of the row's own generator, one for each step (in float64, so that rounding moves next to no pick)."""
+
+    def __init__(self, seeds: Sequence[int], steps: int, temperature: float) -> None:
+        draws = [torch.rand(steps, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+        self.uniform_BS = torch.stack(draws)
+        self.temperature = temperature
+        self.step = 0
+
+    def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        below_BV = (logits_BV.double() / self.temperature).softmax(-1).cumsum(-1)
+        at_B1 = self.uniform_BS[:, self.step, None].to(below_BV.device) * below_BV[:, -1:]
+        self.step += 1
+        picked_B1 = torch.searchsorted(below_BV, at_B1, right=True).clamp(max=below_BV.shape[1] - 1)
+        return torch.full_like(logits_BV, -torch.inf).scatter(1, picked_B1, 0.0)
+
+
+def answer_batch(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    ids: Sequence[list[int]],
+    max_new_tokens: int,
+    sampling: dict[str, Any],
+    processors: Sequence[Any] = (),
+) -> list[Answer]:
+    """Answers to rendered prompts, padded on the left and generated together."""
+    device, eos, pad = next(model.parameters()).device, tokenizer.eos_token_id, tokenizer.pad_token_id
+    width = max(map(len, ids))
+    ids_BT = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
+    mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
+    out_BT = generate(model, ids_BT, mask_BT, max_new_tokens, eos, pad, sampling, processors)
+    answers = []
+    for text, row, generated in zip(texts, ids, out_BT[:, width:].tolist(), strict=True):
+        ended = eos in generated
+        kept = generated[: generated.index(eos) + 1] if ended else generated
+        said = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        answers.append(Answer(text, tuple(row), tuple(kept), said, ended))
     return answers
 
 
@@ -71,17 +127,19 @@ def generate(
     eos: int,
     pad: int,
     sampling: dict[str, Any],
+    processors: Sequence[Any] = (),
 ) -> torch.Tensor:
     """transformers' generate with nothing taken from the model's generation_config but its cache."""
-    from transformers import GenerationConfig, GenerationMixin
+    from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
     settings = GenerationConfig(max_new_tokens=new_tokens, eos_token_id=eos, pad_token_id=pad, **sampling)
+    own_rules = {"logits_processor": LogitsProcessorList(processors)} if processors else {}
     # below an adapter the model that generates is an inner module
     kept = {module: module.generation_config for module in model.modules() if isinstance(module, GenerationMixin)}
     try:
         for module in kept:
             module.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
-        return model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings)
+        return model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings, **own_rules)
     finally:
         for module, own in kept.items():
             module.generation_config = own

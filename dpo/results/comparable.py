@@ -50,12 +50,10 @@ class Scale:
 def yardsticks(run: Run) -> dict[str, Any]:
     """What the run was measured with, in words and values: all equal for runs of one table."""
     p = run.provenance
-    counts = run.audit.get("evaluation", {})
     return {
         "evaluation pairs": p.get("eval_pairs_hash", ABSENT),
-        "tokenizer": p.get("tokenizer_hash", ABSENT),
-        "truncation (train.max_length)": run.flat.get("train.max_length", ABSENT),
-        "truncated evaluation answers": tuple(counts.get(f"truncated_{side}", 0) for side in ("chosen", "rejected")),
+        "tokenizers": p.get("tokenizer_hash", ABSENT),
+        "truncations (train.max_length)": run.flat.get("train.max_length", ABSENT),
         "tokens of the evaluation pairs": p.get("eval_data_hash", ABSENT),
     }
 
@@ -68,7 +66,7 @@ def comparable(runs: Iterable[Run]) -> list[str]:
     """
     runs = list(runs)
     reasons: list[str] = []
-    for what in ("evaluation pairs", "tokenizer", "truncation (train.max_length)"):
+    for what in ("evaluation pairs", "tokenizers", "truncations (train.max_length)"):
         values = [yardsticks(run)[what] for run in runs]
         if ABSENT in values and len({v for v in values if v != ABSENT}) <= 1:
             continue  # an older run does not say; its tokens below do
@@ -87,7 +85,8 @@ def differ(what: str, runs: Sequence[Run], values: Sequence[Any]) -> str:
     """A sentence: which runs have which value; with the settings that differ likewise."""
     groups: dict[Any, list[Run]] = {}
     for run, value in zip(runs, values, strict=True):
-        groups.setdefault(value, []).append(run)
+        if value != ABSENT:  # an older run does not say
+            groups.setdefault(value, []).append(run)
     said = "; ".join(f"{brief(value)} in {listed(members)}" for value, members in groups.items())
     causes = settings_behind(groups.values())
     return f"{what} differ: {said}" + (f" (they differ in {', '.join(causes)})" if causes else "")

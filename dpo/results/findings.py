@@ -15,7 +15,7 @@ from dpo.results.cells import plain
 from dpo.results.claims import Claim, claims
 from dpo.results.estimate import Estimate
 from dpo.results.frames import Run, Runs
-from dpo.results.labels import label
+from dpo.results.labels import DEFAULT, label
 from dpo.results.length_bias import Verdict as Verdict
 from dpo.results.length_bias import length_bias_verdict as length_bias_verdict
 from dpo.results.tables import differences, missing_seeds
@@ -157,10 +157,10 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def compared(runs: Runs, key: str, baseline: object = None, metrics: Sequence[str] | None = None) -> list[str]:
+def compared(runs: Runs, key: str, baseline: object = None, metrics: Sequence[str] = DEFAULT) -> list[str]:
     """A sentence for each arm and metric: its difference from the baseline, or that none is shown."""
-    table = differences(runs, key, baseline, **({} if metrics is None else {"metrics": metrics}))
-    first = len(table.columns) - (len(metrics) if metrics else 7)
+    table = differences(runs, key, baseline, metrics)
+    first = len(table.columns) - len(metrics)
     sentences = []
     for row in table.rows:
         arm = ", ".join(f"{c} {cell.text}" for c, cell in zip(table.columns[: first - 1], row, strict=False))
@@ -193,7 +193,7 @@ def warnings(runs: Runs) -> list[str]:
     said += missing_seeds(arms)
     if runs.unfinished.all or runs.pending:
         said.append(f"Not finished, counted nowhere: {plural(len(runs.unfinished) + len(runs.pending), 'run')}.")
-    full = [arm.label for arm in arms if all(run.last["eval/rewards/accuracies"] == 1 for run in arm.runs)]
+    full = [arm.label for arm in arms if all(run.last.get("eval/rewards/accuracies") == 1 for run in arm.runs)]
     if len(full) == len(arms) > 1:
         said.append("Accuracy is 1 in every arm and ranks none of them.")
     return [*said, *runs.notes]

@@ -240,8 +240,8 @@ def test_an_arm_never_mixes_settings(tmp_path) -> None:
     ("changes", "said"),
     [
         ({"data": 8}, "evaluation pairs differ: pairs-of in"),
-        ({"provenance": {"tokenizer_hash": "u" * 64}}, "tokenizer differ: tttttttt in beta0.1-seed0"),
-        ({"train__max_length": 32}, "truncation (train.max_length) differ: 64 in beta0.1-seed0"),
+        ({"provenance": {"tokenizer_hash": "u" * 64}}, "tokenizers differ: tttttttt in beta0.1-seed0"),
+        ({"train__max_length": 32}, "truncations (train.max_length) differ: 64 in beta0.1-seed0"),
         ({"provenance": {"eval_data_hash": "other"}}, "(pairs, tokenizer, chat template or truncation) differ"),
     ],
 )
