@@ -161,3 +161,46 @@ def test_a_spark_runs_from_the_lowest_to_the_highest_block() -> None:
     assert spark([0.0, 1.0]) == "▁█"
     assert spark([2.0, 2.0]) == "▁▁"
     assert len(spark([float(i) for i in range(1000)], width=40)) == 40
+
+
+def test_points_over_a_dose_are_the_last_evaluations(tmp_path: Path) -> None:
+    """Sample length and slope of each run, by its dose."""
+    for dose in (0.0, 0.5, 1.0):
+        for seed in (0, 1):
+            bias = {"perturb___target_": "dpo.data.perturb.LengthBias", "perturb__dose": dose}
+            write_run(tmp_path, seed, slope=dose / 5, lengths=(12, 12 + 20 * dose), **bias)
+    runs = frames.load(tmp_path)
+    figure = figures.dose_response(runs)
+    assert figure is not None
+    for run in runs:
+        mine = figure.data[figure.data["run"] == run.id].set_index("metric")
+        assert mine.loc["samples/length", "value"] == run.last["eval/samples/length"]
+        assert mine.loc["length/slope", "value"] == run.last["eval/length/slope"]
+        assert set(mine["perturb.dose"]) == {run.flat["perturb.dose"]}
+
+
+def test_implicit_and_explicit_margins_are_those_of_the_pair_rows(tmp_path: Path) -> None:
+    """A reward model that was compared with a policy: each pair's two margins, both runs named."""
+    policy = write_run(tmp_path, 0)
+    reward = write_run(
+        tmp_path, 0, gain=1.0, name="reward-seed0-0123abcd", provenance={"kind": "reward"}, optim__lr=1e-3
+    )
+    assert figures.implicit_explicit(frames.load(tmp_path)) is None
+    reward.write(f"against-{policy.path.name}", {"agreement": 1.0})
+    figure = figures.implicit_explicit(frames.load(tmp_path))
+    assert figure is not None and set(figure.runs) == {policy.path.name[-8:], "0123abcd"}
+    for side, run in (("implicit", policy), ("explicit", reward)):
+        rows = run.read_pairs(4)
+        margins = [c - r for c, r in zip(rows["chosen_reward"], rows["rejected_reward"], strict=True)]
+        assert list(figure.data[f"margin_{side}"]) == pytest.approx(margins)
+
+
+def test_the_audit_figure_holds_the_histograms_of_the_audit(finished: RunDir) -> None:
+    """Each bin of lengths as stored, and each share."""
+    figure = figures.audit(frames.load_run(finished.path))
+    assert figure is not None
+    stored = finished.read("audit")
+    data = figure.data.set_index("what")["value"]
+    for side in ("chosen", "rejected", "difference"):
+        assert list(data.loc[f"{side} tokens"]) == stored["train"][f"{side}_tokens"]["histogram"]
+    assert all(data.loc[f"share {name}"] == value for name, value in stored["shares"].items())
