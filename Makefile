@@ -38,8 +38,8 @@ test: setup
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
-	$(BIN)/ruff format --check dpo tests
-	$(BIN)/ruff check dpo tests
+	$(BIN)/ruff format --check dpo tests hydra_plugins
+	$(BIN)/ruff check dpo tests hydra_plugins
 	$(BIN)/mypy
 
 parity: setup

@@ -148,7 +148,7 @@ class WandbTracker:
             settings = wandb.Settings(init_timeout=timeout, finish_timeout=timeout, finish_timeout_raises=True, **QUIET)  # type: ignore[arg-type]
             options = {"project": project, "entity": entity, "dir": str(self.directory), "config": shown.config}
             return wandb.init(
-                mode=mode, settings=settings, reinit="finish_previous", id=self.id, **options, **shown.names
+                mode=mode, settings=settings, reinit="create_new", id=self.id, **options, **shown.names
             )  # type: ignore[arg-type]
 
         self.server = wandb.setup().settings.base_url
