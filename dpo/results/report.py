@@ -86,7 +86,7 @@ def check(runs: Runs) -> None:
     reasons = comparable(runs.done)
     if reasons:
         groups = comparable_groups(runs.done)
-        places = "; ".join(f"{len(g)} runs in {common(g, runs.path)}" for g in groups)
+        places = "; ".join(f"{len(g)} run{'s' * (len(g) != 1)} in {common(g, runs.path)}" for g in groups)
         raise UsageError(
             f"{runs.path}: these runs do not belong in one report: {'. '.join(reasons)}. "
             f"Give a folder of runs that were measured alike ({places})"

@@ -344,10 +344,10 @@ def test_runs_measured_differently_are_refused_with_what_differs(dpo: Callable, 
     write_run(tmp_path / "b", 1, data=8, dataset___target_="dpo.data.hand_authored.HandAuthored")
     done = dpo("report", str(tmp_path))
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
-    for word in ("evaluation pairs differ", "Twelve", "HandAuthored", "1 runs in a/", "1 runs in b/"):
+    for word in ("evaluation pairs differ", "Twelve", "HandAuthored", "1 run in a/", "1 run in b/"):
         assert word in done.stderr, done.stderr
     write_run(tmp_path / "a", 2, train__max_length=32)
-    with pytest.raises(UsageError, match=r"truncation .train.max_length. differ: .*64.*32"):
+    with pytest.raises(UsageError, match=r"truncations .train.max_length. differ: .*64.*32"):
         maker.build(tmp_path / "a")
 
 
