@@ -4,17 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export TOKENIZERS_PARALLELISM := false
-# what `make demo` trains; .ci/run passes a smaller one
-DEMO ?= experiment=json_over_prose
+# what `make report` reports on
+DIR ?= outputs/demo
+# the question that `make demo` asks, and what it changes of it; .ci/run passes a smaller model
+DEMO ?= demo
+WITH ?=
 
-.PHONY: help setup demo test check parity bench report
+.PHONY: help setup demo test check parity bench report pictures
 
 help:
-	@echo "make demo    watch a small model learn to prefer JSON over prose (minutes, no network, no account)"
+	@echo "make demo    what does beta do? a small model, two betas, three seeds, a report (minutes, no network, no account)"
 	@echo "make test    the whole test suite, slow end-to-end tests included"
 	@echo "make check   linter and type checker"
 	@echo "make parity  every loss that TRL has, against TRL's own trainers; writes docs/parity.md"
 	@echo "make bench   speed and memory beside TRL on the same work; writes bench/results/latest.json and docs/bench.md"
+	@echo "make report  the page of all runs below a directory: make report DIR=outputs/beta"
+	@echo "make pictures  the README's pictures, from the demo's report (needs chromium)"
 	@echo "make setup   the .venv that all of these use"
 
 setup: $(STAMP)
@@ -27,23 +32,28 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/dpo train $(DEMO)
-	$(BIN)/dpo runs outputs
+	$(BIN)/dpo sweep $(DEMO) $(WITH)
+	$(BIN)/dpo report outputs/$(DEMO)
 
 test: setup
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
-	$(BIN)/ruff format --check dpo tests
-	$(BIN)/ruff check dpo tests
+	$(BIN)/ruff format --check dpo tests hydra_plugins
+	$(BIN)/ruff check dpo tests hydra_plugins
 	$(BIN)/mypy
 
 parity: setup
 	$(BIN)/python -m tests.parity
 
+report: setup
+	$(BIN)/dpo report $(DIR)
+
+pictures: report
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,1700 --screenshot=docs/report.png file://$(abspath $(DIR))/report.html
+	cp $(DIR)/report/beta.svg docs/beta.svg
+	cp $(DIR)/report/curves.svg docs/rewards.svg
+
 # make bench ONLY=train_135m_fp32 (or growth) runs one case; RESUME=1 goes on where an interrupted bench stopped
 bench: setup
 	$(BIN)/python -m bench $(ONLY) $(if $(RESUME),--resume)
-
-report: setup
-	@echo "make $@: not built yet; see CHANGELOG.md" && exit 2

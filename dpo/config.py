@@ -13,7 +13,7 @@ from typing import Any, Literal
 from dpo.build import arguments
 from dpo.compose import compose
 from dpo.compose import conf_dir as conf_dir  # part of the door
-from dpo.errors import UsageError, check_folder
+from dpo.errors import UsageError, check_folder, check_project
 
 if typing.TYPE_CHECKING:
     from dpo.beta import Beta
@@ -125,7 +125,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Tracking:
-    """The W&B mirror; `timeout` in seconds bounds its start and its end."""
+    """The W&B mirror; `timeout` in seconds bounds its start and its end together."""
 
     mode: Literal["offline", "online", "disabled"]
     project: str
@@ -133,6 +133,10 @@ class Tracking:
     group: str | None
     tags: list[str]
     timeout: float
+
+    def __post_init__(self) -> None:
+        check_project("tracker.project", self.project)
+        positive("tracker.timeout", self.timeout)
 
 
 @dataclass(frozen=True)

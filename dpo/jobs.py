@@ -182,12 +182,21 @@ def link(source: str, target: str) -> None:
 
 def mirror(config: Config, directory: RunDir) -> None:
     """Send a finished run's rows to a tracker run of this sweep's own."""
-    from dpo.run import policy_tracker
+    from dpo.run import make_tracker
+    from dpo.tracking.shown import entries
 
-    tracker = policy_tracker(config, directory)
-    for row in directory.rows(directory.metrics):
-        tracker.log(row)
+    tracker = make_tracker(config, directory)
+    tracker.replay(entries(directory, list(directory.rows(directory.metrics))))
     tracker.finish(directory.read("summary")["last"], failed=False)
+
+
+def report(directory: RunDir, job: Job) -> None:
+    """Send a finished run to the run that a W&B agent was given for it, which would stay empty: it is not repeated."""
+    from dpo.tracking.wandb import given_id
+
+    if job.plain["tracker"]["mode"] == "online" and given_id():
+        say(f"{directory.path.name}: finished before; its rows are sent to the agent's run")
+        mirror(parse(job.plain), directory)
 
 
 def set_aside(directory: RunDir) -> Path:

@@ -32,7 +32,7 @@ UNREAD = ("adapter", "beta", "evaluate", "loss", "optim", "perturb", "reference"
 OF_A_RUN = ("model", "sft", "train")
 """What a finished run decides itself, but for where it is computed."""
 WHERE = ("train.device", "train.threads")
-VERSION = 1  # raise it when sampling or a judge's rule changes, so that no folder goes on with the old one's answers
+VERSION = 2  # raise it when sampling or a judge's rule changes, so that no folder goes on with the old one's answers
 
 
 def from_overrides(overrides: Sequence[str]) -> Config:

@@ -12,7 +12,7 @@ from typing import Any
 from dpo.cache import locked_now
 from dpo.console import state
 from dpo.errors import UsageError
-from dpo.jobs import LISTENERS, Worker, changes, lock_of, place, set_aside
+from dpo.jobs import LISTENERS, Worker, changes, lock_of, place, report, set_aside
 from dpo.progress import bar, say
 from dpo.records import read_json, write_json
 from dpo.status import save_table, standing
@@ -38,6 +38,8 @@ def run_sweep(sweep: Sweep, rerun_changed: bool = False) -> int:
         if state(run) == "failed":
             run.set_status("pending")
     say(f"sweep {sweep.name}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(todo)} done before, {len(todo)} to run")
+    for number in set(range(len(ends))) - set(todo):
+        report(place(folder, sweep.jobs[number]), sweep.jobs[number])
     with Watch(sweep, todo):
         run_all(sweep, todo)
     save_table(folder)

@@ -9,8 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(items: Iterable[Any], title: str, unit: str, **options: Any) -> Any:
-    """A progress bar: live in a terminal, a line every ten seconds elsewhere."""
+def bar(items: Iterable[Any] | None, title: str, unit: str, **options: Any) -> Any:
+    """A progress bar: live in a terminal, a line every ten seconds elsewhere; without items, moved by its update()."""
     pause = 0.1 if sys.stderr.isatty() else 10
     return tqdm(items, desc=title, unit=unit, mininterval=pause, leave=False, **options)
 

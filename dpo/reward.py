@@ -160,8 +160,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     }
     directory.write("provenance", provenance(device) | facts)
     directory.cut(-1)
-    group = config.plain["dataset"]["_target_"].rsplit(".", 2)[1] + "-reward"
-    tracker = runner.make_tracker(config, directory, group, {"arm": "reward"})
+    tracker = runner.make_tracker(config, directory)
     failed = True
     try:
         train(Arm(config, model, RewardScorer(model), pad_id, Recorder(directory, tracker)), train_pairs, eval_pairs)

@@ -20,12 +20,13 @@ from dpo.data.judged import Judged
 from dpo.progress import say
 from dpo.records import RunDir, read_json, write_json
 from dpo.results.figures import save_reward_curves
-from dpo.run import group_name, run
+from dpo.run import run
+from dpo.tracking.shown import short_name
 
 
 def rounds(config: Config) -> RunDir:
     """All rounds, or those that are missing; the directory of the last one. rounds.json lists them beside the runs."""
-    name = f"{group_name(config)}-seed{config.seed}-{key(identity(config.plain), rule(config))[:8]}"
+    name = f"{short_name(config.plain)}-seed{config.seed}-{key(identity(config.plain), rule(config))[:8]}"
     folder = Path(config.output_root) / "rounds" / name
     plain = single(config, name)
     judged: JudgedDir | None = None

@@ -6,7 +6,6 @@ import shutil
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,23 +28,15 @@ from dpo.provenance import code, data_files, provenance, scale, yardstick
 from dpo.records import RunDir, write_atomically
 from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
 from dpo.tracking.files import NoTracker, Recorder, Tracker
+from dpo.tracking.shown import entries, short_name, shown
 from dpo.tree import layout_of
 
 
 def run_dir(config: Config) -> RunDir:
     """The directory of this configuration: its name says what it is, its last part which settings exactly."""
     return RunDir(
-        Path(config.output_root) / "runs" / f"{group_name(config)}-seed{config.seed}-{identity(config.plain)}"
+        Path(config.output_root) / "runs" / f"{short_name(config.plain)}-seed{config.seed}-{identity(config.plain)}"
     )
-
-
-def group_name(config: Config) -> str:
-    """Data set, loss and beta of a run, for people."""
-    plain = config.plain
-    dataset = plain["dataset"]["_target_"].rsplit(".", 2)[1]
-    loss = plain["loss"]["_target_"].rsplit(".", 1)[1].lower()
-    beta = plain["beta"].get("value")
-    return f"{dataset}-{loss}" + (f"-beta{beta:g}" if beta is not None else "")
 
 
 def run(config: Config, directory: RunDir | None = None) -> tuple[RunDir, bool]:
@@ -132,7 +123,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     }
     made_by = {"code": code(), "files": data_files(config.plain["dataset"])}
     directory.write("provenance", provenance(device) | facts | made_by)
-    tracker = policy_tracker(config, directory)
+    tracker = make_tracker(config, directory)
     recorder = Recorder(directory, tracker)
     failed = True
     try:
@@ -167,38 +158,18 @@ def load_data(config: Config) -> Split:
     return split
 
 
-def policy_tracker(config: Config, directory: RunDir) -> Tracker:
-    """The mirror of a policy's run, grouped with its other seeds."""
-    plain = config.plain
-    axes = {"beta": plain["beta"].get("value"), "loss": plain["loss"]["_target_"].rsplit(".", 1)[1]}
-    return make_tracker(config, directory, f"{group_name(config)}-{identity(plain | {'seed': None})}", axes)
-
-
-def make_tracker(config: Config, directory: RunDir, group: str, axes: dict[str, Any]) -> Tracker:
-    """The mirror the config asks for, fed with the rows a resumed run keeps; `axes` are shown beside the config."""
+def make_tracker(config: Config, directory: RunDir) -> Tracker:
+    """The mirror the config asks for, fed with the rows that a resumed run keeps."""
     t = config.tracker
     if t.mode == "disabled":
         return NoTracker()
     from dpo.tracking.wandb import WandbTracker
 
-    shown_as = {
-        "name": directory.path.name,
-        "group": t.group or group,
-        "job_type": "train",
-        "tags": [*t.tags, *group.split("-")[:2]],
-    }
-    shown = {
-        "config": config.plain,
-        "run_dir": str(directory.path),
-        "sweep": directory.path.parent.name,
-        "seed": config.seed,
-        **axes,
-        "audit": {k: v for k, v in directory.read("audit").items() if isinstance(v, int | float) or k == "shares"},
-    }
     kept, attempts = directory.kept_rows(), directory.attempts()
-    root = Path(config.output_root)
-    tracker = WandbTracker(t.mode, t.project, t.entity, t.timeout, root, shown_as, shown, kept, attempts)
+    root, look = Path(config.output_root), shown(directory, config.plain)
+    tracker = WandbTracker(t.mode, t.project, t.entity, t.timeout, root, look, attempts)
     directory.write("tracker", {"attempts": [*attempts, tracker.id]})
+    tracker.replay(entries(directory, kept))
     return tracker
 
 

@@ -12,6 +12,7 @@ from dpo.shared import one_base, own_copy
 
 from .conftest import SMALL
 from .sweeps import command, finish, states
+from .tracking.test_wandb import history, offline_runs
 
 LORA = ["adapter=lora_qv", "adapter.dropout=0", "train.batch_size=4"]
 STACKED = [*LORA, "hydra/launcher=stacked"]
@@ -96,6 +97,18 @@ def test_a_nan_in_one_run_of_a_stack_leaves_its_neighbours_alone(cache: Path, tm
     assert "the loss is nan" in broken.status()["error"]
     [alone] = find_runs(tmp_path / "alone")
     same_rows(fine, alone)
+
+
+def test_each_run_of_a_stack_has_a_tracker_run_of_its_own(cache: Path, tmp_path: Path) -> None:
+    """Open at the same time, each with the rows of its own directory."""
+    assert main(stacked(cache, tmp_path, "seed=0,1", "tracker=offline")) == 0
+    losses = {
+        tuple(row["eval/loss"] for row in run.rows(run.metrics) if row["kind"] == "eval") for run in find_runs(tmp_path)
+    }
+    mirrored = {
+        tuple(row["eval/loss"] for row in history(folder) if "eval/loss" in row) for folder in offline_runs(tmp_path)
+    }
+    assert len(losses) == 2 and mirrored == losses
 
 
 @pytest.mark.slow

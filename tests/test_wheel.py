@@ -31,6 +31,9 @@ for folder in sorted(p for p in door.conf_dir().iterdir() if p.is_dir()):
 from dpo.sweep import names, read
 assert len(names()) >= 12 and len(read("beta", []).jobs) == 15
 assert len(HandAuthored(0.2).load().train) > 90
+from dpo.results import notebooks, page
+assert str(notebooks.analysis_dir()).startswith({site!r}) and len(notebooks.notebooks()) >= 7
+assert (page.HERE / "page.css").is_file() and (page.HERE / "page.js").is_file()
 print(n)
 """
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(site)}

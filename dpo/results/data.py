@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpo.results.figures import COLOURS
+from dpo.results.figures.curves import COLOURS
 
 
 def audit_figure(audit: dict[str, Any]) -> Any:

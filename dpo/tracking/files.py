@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from dpo.records import RunDir
@@ -14,6 +15,8 @@ class Tracker(Protocol):
 
     def samples(self, step: int, rows: list[dict[str, Any]]) -> None: ...
 
+    def replay(self, past: Iterable[dict[str, Any] | list[dict[str, Any]]]) -> None: ...
+
     def finish(self, summary: dict[str, Any], failed: bool) -> None: ...
 
 
@@ -24,6 +27,9 @@ class NoTracker:
         pass
 
     def samples(self, step: int, rows: list[dict[str, Any]]) -> None:
+        pass
+
+    def replay(self, past: Iterable[dict[str, Any] | list[dict[str, Any]]]) -> None:
         pass
 
     def finish(self, summary: dict[str, Any], failed: bool) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from dpo.config import dump
 from dpo.errors import UsageError
 from dpo.records import RunDir, write_atomically
+from dpo.tracking.wandb import client, first_line
 
 STATES = {"finished": "done", "running": "running", "pending": "pending"}
 """States of W&B by ours; every other one is a failure."""
@@ -32,14 +33,11 @@ def download(project: str, folder: str | Path, api: Any = None) -> Path:
     Attempts that a later one replaced are left out. Raises UsageError where there is no such project, nothing in it,
     where fewer rows arrive than W&B says a run has, or where two runs have one name.
     """
-    if api is None:
-        import wandb
-
-        api = wandb.Api(timeout=60)
     try:
+        api = api or client().Api(timeout=60)
         found = [run for run in api.runs(project, lazy=False) if "superseded" not in run.tags]
-    except ValueError as error:
-        raise UsageError(f"W&B project {project}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # no key, no network, no such project
+        raise UsageError(f"W&B project {project}: {first_line(error)}") from error
     if not found:
         raise UsageError(f"W&B project {project}: no runs there; `dpo push` sends some")
     names = [run.name for run in found]

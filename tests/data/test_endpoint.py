@@ -241,11 +241,12 @@ def test_the_key_is_in_the_header_and_nowhere_else(monkeypatch) -> None:
     assert KEY not in str(caught.value) and "[key]" in str(caught.value)
 
 
-def test_a_redirect_is_not_followed() -> None:
+@pytest.mark.parametrize("status", [302, 303, 307])
+def test_a_redirect_is_not_followed(status) -> None:
     """The key would go along to whoever it names."""
     with Server(longer_wins) as elsewhere:
-        behaviour = (307, b"", {"Location": elsewhere.url + "/chat/completions"})
-        with Server(lambda n, body: behaviour) as server, pytest.raises(JudgeError, match="HTTP 307"):
+        behaviour = (status, b"", {"Location": elsewhere.url + "/chat/completions"})
+        with Server(lambda n, body: behaviour) as server, pytest.raises(JudgeError, match=f"HTTP {status}"):
             ask(server.url)
         assert elsewhere.asked == []
 
