@@ -39,8 +39,8 @@ test: setup
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
-	$(BIN)/ruff format --check dpo tests hydra_plugins
-	$(BIN)/ruff check dpo tests hydra_plugins
+	$(BIN)/ruff format --check dpo tests bench hydra_plugins
+	$(BIN)/ruff check dpo tests bench hydra_plugins
 	$(BIN)/mypy
 
 parity: setup

@@ -147,9 +147,7 @@ class WandbTracker:
             self.id = fresh_id(shown, forerunners)
             settings = wandb.Settings(init_timeout=timeout, finish_timeout=timeout, finish_timeout_raises=True, **QUIET)  # type: ignore[arg-type]
             options = {"project": project, "entity": entity, "dir": str(self.directory), "config": shown.config}
-            return wandb.init(
-                mode=mode, settings=settings, reinit="create_new", id=self.id, **options, **shown.names
-            )  # type: ignore[arg-type]
+            return wandb.init(mode=mode, settings=settings, reinit="create_new", id=self.id, **options, **shown.names)  # type: ignore[arg-type]
 
         self.server = wandb.setup().settings.base_url
         if mode == "online" and self.server in LOST:
