@@ -89,7 +89,7 @@ def arms(runs: Sequence[Run], keys: Sequence[str] = ()) -> list[Arm]:
 
 
 def label(values: Mapping[str, Any]) -> str:
-    """An arm in words, such as "beta 0.05, loss Ipo"; "all runs" where nothing varies."""
+    """An arm in words, such as "beta 0.05, loss ipo"; "all runs" where nothing varies."""
     return ", ".join(f"{title(key)} {shown(value)}" for key, value in values.items() if value != ABSENT) or "all runs"
 
 

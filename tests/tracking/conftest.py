@@ -17,6 +17,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
     with ExitStack() as stack:
 
         def start(**options: Any) -> Server:
+            mirror.client().teardown()  # of an earlier test's runs, which knew another server
             server = stack.enter_context(Server(**options))
             for name, value in server.environment.items():
                 monkeypatch.setenv(name, value)

@@ -16,7 +16,8 @@ from dpo.results.frames import Runs
 from dpo.results.labels import DEFAULT, label
 from dpo.results.tables import differences
 
-USUAL = "dpo.losses.sigmoid.Sigmoid"
+USUAL = "dpo.losses.sigmoid."
+"""Where DPO's own loss is defined: what the other losses are compared with."""
 
 
 def axis(runs: Runs) -> str:
@@ -29,7 +30,7 @@ def baseline(runs: Runs) -> Any:
     """The value of `axis` of the arm that others are compared with: the sigmoid loss, else the first arm's."""
     key = axis(runs)
     values = [arm.values[key] for arm in runs.done.arms(key)]
-    return USUAL if USUAL in values else values[0]
+    return next((value for value in values if str(value).startswith(USUAL)), values[0])
 
 
 def table(runs: Runs) -> Table:
