@@ -120,12 +120,13 @@ class Step:
         """Tokens that the last `accumulate` read, prompts once per row, and the share of its rows that was padding."""
         return {"tokens/step": float(self.tokens), "padding": 1 - self.tokens / self.slots}
 
-    def collate(self, group: Sequence[int]) -> PairBatch:
-        """The pairs of a micro-batch, counted."""
+    def collate(self, group: Sequence[int], slots: int | None = None) -> PairBatch:
+        """The pairs of a micro-batch, counted; `slots` are the places its rows take where another batch holds them."""
         batch = collate(self.pairs, group, self.pad_id)
         tokens = int(batch.mask_RT.sum())
         packed = getattr(self.scorer, "layout", "padded") == "shared_prompt"
-        self.tokens, self.slots = self.tokens + tokens, self.slots + (tokens if packed else batch.mask_RT.numel())
+        own = tokens if packed else batch.mask_RT.numel()
+        self.tokens, self.slots = self.tokens + tokens, self.slots + (own if slots is None else slots)
         return batch.to(self.device)
 
     def _measure(self, batch: PairBatch, scorer: Scores) -> tuple[PairLogps, PairLogps]:

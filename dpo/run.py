@@ -14,7 +14,7 @@ from dpo.audit import prepare_run, write_audit
 from dpo.cache import locked
 from dpo.config import Config, dump, identity
 from dpo.data.pair import Split, check_pairs, warn_overlap
-from dpo.data.tokens import content_hash
+from dpo.data.tokens import TokenPair, content_hash
 from dpo.errors import UsageError
 from dpo.evaluate.calibration import table
 from dpo.evaluate.change import margin_change
@@ -26,6 +26,7 @@ from dpo.models.pretrained import weights_hash
 from dpo.progress import say
 from dpo.provenance import code, data_files, provenance, scale, yardstick
 from dpo.records import RunDir, write_atomically
+from dpo.reference import Reference, StoredLogps
 from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
 from dpo.tracking.files import NoTracker, Recorder, Tracker
 from dpo.tracking.shown import entries, short_name, shown
@@ -89,14 +90,9 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     start = sft_start(config, config.model, tokenizer, cache, device)
     model = config.adapter.attach(load(start, config).to(device), config.seed)
     reference = make_reference(config, model, start, tokenizer, cache, device)
-    # evaluation measures the distance to the reference whatever the loss; training only where the loss asks
-    needs = config.loss.needs
-    limits = config.train.max_length, tokenizer.pad_token_id, config.train.token_budget, cache
-    stored_train, hits_train = reference.known(train_pairs, needs, *limits)
-    stored_eval, hits_eval = reference.known(eval_pairs, needs | {"reference"}, *limits)
-    hits = [*hits_train, *hits_eval]
-    found = f"{sum(hits)} of {len(hits)} splits found, {len(hits) - sum(hits)} computed"
-    say(f"reference log-probs: {'hit' if all(hits) else 'miss'} ({found})" if hits else "reference: runs live")
+    stored_train, stored_eval, hits = reference_logps(
+        config, reference, train_pairs, eval_pairs, tokenizer.pad_token_id
+    )
 
     beta = config.beta.over(total_steps(len(train_pairs), config.train))
     if note := beta.remark(config.plain["loss"]["usual_beta"]):
@@ -145,6 +141,23 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         failed = False
     finally:
         tracker.finish(directory.read("summary")["last"] if not failed else {}, failed)
+
+
+def reference_logps(
+    config: Config, reference: Reference, train_pairs: list[TokenPair], eval_pairs: list[TokenPair], pad_id: int
+) -> tuple[StoredLogps, StoredLogps, list[bool]]:
+    """What is known of the reference on training and evaluation pairs, and which lists of them were in the store.
+
+    Evaluation measures the distance to the reference whatever the loss; training only where the loss asks.
+    """
+    needs = config.loss.needs
+    limits = config.train.max_length, pad_id, config.train.token_budget, Path(config.cache_root)
+    stored_train, hits_train = reference.known(train_pairs, needs, *limits)
+    stored_eval, hits_eval = reference.known(eval_pairs, needs | {"reference"}, *limits)
+    hits = [*hits_train, *hits_eval]
+    found = f"{sum(hits)} of {len(hits)} splits found, {len(hits) - sum(hits)} computed"
+    say(f"reference log-probs: {'hit' if all(hits) else 'miss'} ({found})" if hits else "reference: runs live")
+    return stored_train, stored_eval, hits
 
 
 def load_data(config: Config) -> Split:

@@ -99,8 +99,9 @@ def accumulate(steps: Sequence[Step]) -> list[tuple[PairRows, float]]:
             joint = collate(pairs, range(len(pairs)), first.pad_id).to(first.device)
             with torch.autocast(first.device.type, torch.bfloat16, enabled=first.precision == "bf16"):
                 scored = joint_scorer(joint, wanted) if wanted else joint_scorer(joint)
+            slots = joint.mask_RT.numel() // jobs
             for j, (step, group) in enumerate(zip(steps, groups, strict=True)):
-                parts[j].append(step.part(step.collate(group), share(scored, j, jobs, bool(wanted))))
+                parts[j].append(step.part(step.collate(group, slots), share(scored, j, jobs, bool(wanted))))
             torch.stack([part[-1].loss for part in parts]).sum().backward()
     return [step.end(part) for step, part in zip(steps, parts, strict=True)]
 
