@@ -95,6 +95,11 @@ class Step:
         """Whether the loss or its beta reads all pairs of the batch at once."""
         return self.loss.whole_batch or self.beta.reads_margins
 
+    @property
+    def packed(self) -> bool:
+        """Whether the policy reads pairs as token trees, without padding."""
+        return getattr(self.scorer, "layout", "padded") == "shared_prompt"
+
     def begin(self) -> None:
         """What belongs to the whole batch; nothing of it is read yet."""
         self.device = next(self.scorer.parameters()).device
@@ -124,8 +129,7 @@ class Step:
         """The pairs of a micro-batch, counted; `slots` are the places its rows take where another batch holds them."""
         batch = collate(self.pairs, group, self.pad_id)
         tokens = int(batch.mask_RT.sum())
-        packed = getattr(self.scorer, "layout", "padded") == "shared_prompt"
-        own = tokens if packed else batch.mask_RT.numel()
+        own = tokens if self.packed else batch.mask_RT.numel()
         self.tokens, self.slots = self.tokens + tokens, self.slots + (own if slots is None else slots)
         return batch.to(self.device)
 

@@ -4,7 +4,8 @@ Runs that differ in beta, loss, seed or learning rate read the same frozen weigh
 of the base serve all of them (S-LoRA, Sheng et al. 2023, arXiv:2311.03285, does the same for inference). Each run
 keeps its own adapter, optimizer, rows and directory.
 
-Shapes: J runs, B pairs of each, R rows of the joint batch (its sides, then its runs, then their pairs), T tokens.
+Shapes: J runs, B pairs of each, R rows of the joint batch (its sides, then its runs, then their pairs), T tokens,
+N tokens of the packed row of its trees (its runs, then their pairs).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from dpo.accumulate import Part, Step, Work, random_state, restored
-from dpo.data.batches import collate, micro_batches, row_length
-from dpo.logps import Scorer
+from dpo.data.batches import PairBatch, collate, micro_batches, row_length
 from dpo.metrics import PairRows
 from dpo.progress import say
+from dpo.tree import sizes
 
 ALONE = frozenset({"token_kl", "mismatched"})
 """What a loss may need that takes other forwards than the batch's own."""
@@ -30,30 +31,44 @@ T = TypeVar("T")
 
 
 class SideBySide(nn.Module):
-    """J linear maps of one shape, each for its own part of the rows."""
+    """J linear maps of one shape, each for its own part of the tokens.
 
-    def __init__(self, linears: Sequence[nn.Linear], sides: int) -> None:
+    A packed row (1, N, D) is cut into stretches of `sizes_J` tokens; where those are None, padded rows (R, T, D) into
+    both sides and each side into J equal parts.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear], sizes_J: list[int] | None) -> None:
         super().__init__()
-        self.linears, self.sides = linears, sides
+        self.linears, self.sizes_J = linears, sizes_J
 
     @property
     def weight(self) -> Tensor:
         """peft asks it for the dtype to compute in."""
         return self.linears[0].weight
 
-    def forward(self, x_RTD: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        if self.sizes_J is None:
+            return self.in_rows(x)
+        parts = x.split(self.sizes_J, dim=1)
+        return torch.cat([linear(part) for linear, part in zip(self.linears, parts, strict=True)], dim=1)
+
+    def in_rows(self, x_RTD: Tensor) -> Tensor:
+        """The maps as one product over equal parts."""
         jobs, width = len(self.linears), x_RTD.shape[-1]
-        parts = x_RTD.reshape(self.sides, jobs, -1, width).transpose(0, 1)
+        parts = x_RTD.reshape(2, jobs, -1, width).transpose(0, 1)
         weight_JDO = torch.stack([linear.weight for linear in self.linears]).transpose(1, 2)
         out = torch.bmm(parts.reshape(jobs, -1, width), weight_JDO)
-        out = out.reshape(jobs, self.sides, -1, out.shape[-1]).transpose(0, 1)
+        out = out.reshape(jobs, 2, -1, out.shape[-1]).transpose(0, 1)
         return out.reshape(*x_RTD.shape[:-1], out.shape[-1])
 
 
 def stackable(model: Any) -> bool:
-    """Whether the model's adapters are plain LoRA on linear layers, without dropout (whose draws would differ)."""
-    layers = [module for _, module in adapted(model)]
-    plain = all(isinstance(m, Linear) and not m.use_dora["default"] for m in layers)
+    """Whether the model's adapters are plain LoRA on linear layers, without dropout (whose draws would differ).
+
+    None on the head: it reads the completion tokens alone, all chosen answers before all rejected ones.
+    """
+    layers, head = [module for _, module in adapted(model)], model.get_output_embeddings()
+    plain = all(isinstance(m, Linear) and not m.use_dora["default"] and m is not head for m in layers)
     return bool(layers) and plain and all(isinstance(m.lora_dropout["default"], nn.Identity) for m in layers)
 
 
@@ -63,8 +78,8 @@ def adapted(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 @contextmanager
-def side_by_side(models: Sequence[Any], sides: int = 2) -> Iterator[None]:
-    """Within it models[0] reads joint batches, each run's rows through its own adapter."""
+def side_by_side(models: Sequence[Any], sizes_J: list[int] | None) -> Iterator[None]:
+    """Within it models[0] reads a joint batch, each run's rows (or stretch of tokens) through its own adapter."""
     kept = []
     try:
         for name, layer in adapted(models[0]):
@@ -72,7 +87,7 @@ def side_by_side(models: Sequence[Any], sides: int = 2) -> Iterator[None]:
             for part in ("lora_A", "lora_B"):
                 own = getattr(layer, part)
                 kept.append((own, own["default"]))
-                own["default"] = SideBySide([getattr(peer, part)["default"] for peer in peers], sides)
+                own["default"] = SideBySide([getattr(peer, part)["default"] for peer in peers], sizes_J)
         yield
     finally:
         for own, linear in reversed(kept):
@@ -91,19 +106,25 @@ def accumulate(steps: Sequence[Step]) -> list[tuple[PairRows, float]]:
     size = -(-len(first.indices) // rounds)
     wanted = frozenset().union(*(step.loss.needs for step in steps)) & {"wpo"}
     parts: list[list[Part]] = [[] for _ in steps]
-    joint_scorer = Scorer(first.scorer.model)  # padded rows, whose order says which run each belongs to
-    with side_by_side([step.scorer.model for step in steps]):
-        for start in range(0, len(first.indices), size):
-            groups = [order[start : start + size] for order in orders]
-            pairs = [step.pairs[i] for step, group in zip(steps, groups, strict=True) for i in group]
-            joint = collate(pairs, range(len(pairs)), first.pad_id).to(first.device)
+    models = [step.scorer.model for step in steps]
+    for start in range(0, len(first.indices), size):
+        groups = [order[start : start + size] for order in orders]
+        pairs = [step.pairs[i] for step, group in zip(steps, groups, strict=True) for i in group]
+        joint = collate(pairs, range(len(pairs)), first.pad_id).to(first.device)
+        with side_by_side(models, stretches(joint, jobs) if first.packed else None):
             with torch.autocast(first.device.type, torch.bfloat16, enabled=first.precision == "bf16"):
-                scored = joint_scorer(joint, wanted) if wanted else joint_scorer(joint)
-            slots = joint.mask_RT.numel() // jobs
+                scored = first.scorer(joint, wanted) if wanted else first.scorer(joint)
+            slots = None if first.packed else joint.mask_RT.numel() // jobs
             for j, (step, group) in enumerate(zip(steps, groups, strict=True)):
                 parts[j].append(step.part(step.collate(group, slots), share(scored, j, jobs, bool(wanted))))
             torch.stack([part[-1].loss for part in parts]).sum().backward()
     return [step.end(part) for step, part in zip(steps, parts, strict=True)]
+
+
+def stretches(joint: PairBatch, jobs: int) -> list[int]:
+    """How many tokens of the joint batch's packed row belong to each run."""
+    sums_J: list[int] = torch.tensor(sizes(joint)).view(jobs, -1).sum(1).tolist()
+    return sums_J
 
 
 def share(scored: Tensor, j: int, jobs: int, stacked: bool) -> Any:

@@ -179,6 +179,13 @@ class TreeBatch:
         return {"input_ids": self.ids_1N, "position_ids": self.position_1N, "attention_mask": mask_1N}
 
 
+def sizes(batch: PairBatch) -> list[int]:
+    """How many tokens of the packed row each pair takes, in the order of the pairs."""
+    totals, answers = batch.mask_RT.sum(1), batch.length_R
+    pairs = len(batch.pair_B)
+    return (totals[:pairs] + answers[pairs:]).tolist()
+
+
 def as_trees(batch: PairBatch) -> TreeBatch:
     """Pack a padded batch; the completion tokens keep the order they have in it."""
     device, pairs = batch.ids_RT.device, len(batch.pair_B)
@@ -188,13 +195,12 @@ def as_trees(batch: PairBatch) -> TreeBatch:
     predicts: list[list[int]] = [[], []]
     index, position, branch, owner = [], [], [], []
     start = 0
-    for i in range(pairs):
+    for i, size in enumerate(sizes(batch)):
         first, second = answers[i], answers[pairs + i]
         prompt = totals[i] - first
         if prompt < 1:
             raise ValueError("a pair without a prompt token has nothing that predicts its first answer token")
         ids += [batch.ids_RT[i, : totals[i]], batch.ids_RT[pairs + i, prompt : prompt + second]]
-        size = prompt + first + second
         last = start + prompt - 1
         predicts[0] += range(last, last + first)
         predicts[1] += [last, *range(last + first + 1, last + first + second)]

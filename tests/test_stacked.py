@@ -1,15 +1,32 @@
 """Runs trained in one batch: each equal to the run it would have been alone."""
 
+import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from dpo import stacked as stacked_room
 from dpo.__main__ import main
+from dpo.accumulate import Step, drive
+from dpo.beta import Fixed
+from dpo.config import load
+from dpo.data.batches import collate, step_indices
+from dpo.logps import Scorer
+from dpo.loop import Trainee, optimizer_step
+from dpo.losses.ipo import Ipo
+from dpo.losses.sigmoid import Sigmoid
+from dpo.metrics import FP32_TIE
+from dpo.models.adapters import Lora, trainable_state
 from dpo.records import RunDir, find_runs
+from dpo.reference import Reference
 from dpo.reproduce import rows as rows_without_time
 from dpo.shared import one_base, own_copy
+from dpo.stacked import drive_together, stackable, stretches
+from dpo.tree import as_trees, sizes
 
+from . import toys
 from .conftest import SMALL
 from .sweeps import command, finish, states
 from .tracking.test_wandb import history, offline_runs
@@ -32,7 +49,7 @@ def same_rows(one: RunDir, other: RunDir) -> None:
     mine, theirs = rows_without_time(one), rows_without_time(other)
     assert [(row["step"], row["kind"]) for row in mine] == [(row["step"], row["kind"]) for row in theirs]
     for row, expected in zip(mine, theirs, strict=True):
-        if row["kind"] == "train":  # a stack reads padded rows of its own, a run alone may read trees
+        if row["kind"] == "train":  # a stack's padded rows are as long as the longest of all its runs
             assert 0 <= row.pop("train/padding") < 1 and 0 <= expected.pop("train/padding") < 1
         numbers, others = ({k: v for k, v in r.items() if k not in ("kind", *FITTED)} for r in (row, expected))
         assert numbers == pytest.approx(others, rel=1e-4, abs=1e-4)
@@ -65,11 +82,15 @@ def test_a_stack_says_so_and_every_run_has_its_own_adapter(cache: Path, tmp_path
     assert main(stacked(cache, tmp_path, "seed=0,1")) == 0
     assert "2 runs in one batch: seed0, seed1" in capsys.readouterr().err
     one, other = (load_file(run.checkpoint / "adapter_model.safetensors") for run in find_runs(tmp_path))
-    padding = [
-        row["train/padding"] for run in find_runs(tmp_path) for row in run.rows(run.metrics) if row["kind"] == "train"
-    ]
-    assert len(padding) == 12 and all(share > 0 for share in padding)
     assert one.keys() == other.keys() and all(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("layout", "padded"), [("auto", False), ("padded", True)])
+def test_a_stack_reports_the_padding_of_what_it_reads(layout, padded, cache: Path, tmp_path: Path) -> None:
+    """Trees have none; every step of padded rows has some."""
+    assert main(stacked(cache, tmp_path, "seed=0,1", f"train.layout={layout}")) == 0
+    rows = [row for run in find_runs(tmp_path) for row in run.rows(run.metrics) if row["kind"] == "train"]
+    assert len(rows) == 12 and all((row["train/padding"] > 0) == padded for row in rows)
 
 
 @pytest.mark.parametrize("adapter", [["adapter=full"], ["adapter=lora_qv", "adapter.dropout=0.1"], ["adapter=dora"]])
@@ -93,11 +114,12 @@ def test_the_models_of_a_stack_hold_one_base_and_others_their_own() -> None:
     assert pointer() != pointer()
 
 
-def test_a_nan_in_one_run_of_a_stack_leaves_its_neighbours_alone(cache: Path, tmp_path: Path) -> None:
-    """Its weights become NaN at step 4; the other run ends as if alone."""
-    grid = ["optim.lr=1e-3,1e30", "optim.max_grad_norm=null"]
-    assert main(stacked(cache, tmp_path / "together", *grid)) == 1
-    assert main(command(cache, tmp_path / "alone", *LORA, "optim.lr=1e-3", "optim.max_grad_norm=null")) == 0
+@pytest.mark.parametrize(("layout", "rate"), [("auto", "1e38"), ("padded", "1e30")])
+def test_a_nan_in_one_run_of_a_stack_leaves_its_neighbours_alone(layout, rate, cache: Path, tmp_path: Path) -> None:
+    """One run's numbers overflow within a few steps; the other run ends as if alone."""
+    same = ["optim.max_grad_norm=null", f"train.layout={layout}"]
+    assert main(stacked(cache, tmp_path / "together", f"optim.lr=1e-3,{rate}", *same)) == 1
+    assert main(command(cache, tmp_path / "alone", *LORA, "optim.lr=1e-3", *same)) == 0
     [fine] = [r for r in find_runs(tmp_path / "together") if r.status()["state"] == "done"]
     [broken] = [r for r in find_runs(tmp_path / "together") if r.status()["state"] == "failed"]
     assert "the loss is nan" in broken.status()["error"]
@@ -127,3 +149,119 @@ def test_a_killed_stack_resumes_to_the_same_rows(cache: Path, tmp_path: Path) ->
     assert main(command(cache, tmp_path / "alone", *LORA, "seed=0,1,2")) == 0
     for one in find_runs(tmp_path / "cut"):
         same_rows(one, RunDir(tmp_path / "alone" / "multirun" / one.path.name))
+
+
+PAIRS = toys.random_pairs(24, seed=4)
+RUNS = (
+    (Sigmoid(), 0.1, 0, 1e-3),
+    (Ipo(), 0.5, 0, 3e-3),
+    (Sigmoid(wpo=True), 0.1, 1, 1e-3),
+    (Sigmoid(ld_alpha=0.5), 0.3, 2, 2e-3),
+)
+"""(loss, beta, seed, learning rate) of the runs of a toy stack."""
+STEPS = 4
+
+
+@functools.cache
+def composed():
+    """The shipped settings, composed once."""
+    return load(["train.batch_size=6", "train.precision=fp32", "train.device=cpu"])
+
+
+class Pad:
+    """As much of a tokenizer as a step reads."""
+
+    pad_token_id = 0
+
+
+def training(loss, beta, seed, rate, cache, family="llama", layout="shared_prompt", budget=9999, target="all_linear"):
+    """A toy run: a generator of its batches that returns (its logged values step by step, its adapter's weights)."""
+    model = Lora(r=2, alpha=8, dropout=0.0, target=target, layers="all", dora=False).attach(toys.model(family), seed)
+    known, _ = Reference(model, model.disable_adapter, layout=layout).stored(PAIRS, 0, 9999, cache)
+    trainee = Trainee(model, Scorer(model, layout), Pad(), PAIRS, known, loss, Fixed(beta), seed)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    optim, settings = composed().optim, replace(composed().train, token_budget=budget)
+    values = []
+    for step in range(1, STEPS + 1):
+        indices = step_indices(len(PAIRS), 6, step, seed)
+        values.append(
+            (yield from optimizer_step(trainee, optimizer, parameters, indices, step, optim, settings, FP32_TIE))
+        )
+    return values, trainable_state(model)
+
+
+def assert_same_training(together, alone):
+    """Losses, rewards, margins and gradient norms of every step, and the weights after the last, agree to 1e-4."""
+    (rows, weights), (others, expected) = together, alone
+    for row, other in zip(rows, others, strict=True):
+        assert {**row, "padding": 0} == pytest.approx({**other, "padding": 0}, rel=1e-4, abs=1e-4)
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        assert torch.allclose(tensor, expected[name], rtol=0, atol=1e-4), name
+
+
+@pytest.fixture
+def only_joint(monkeypatch):
+    """Steps that are taken by themselves fail until `undo` is called."""
+
+    def refuse(*_):
+        raise AssertionError("a step of the stack was taken by itself")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "accumulate", refuse)
+        yield patch
+
+
+@pytest.mark.parametrize("layout", ("shared_prompt", "padded"))
+@pytest.mark.parametrize("budget", (9999, 300), ids=["one", "several"])
+def test_runs_of_every_kind_in_one_batch_train_as_they_would_alone(layout, budget, only_joint, tmp_path):
+    """Beta, loss, seed and rate differ; in one micro-batch and in several; as trees and as padded rows."""
+    rounds, honest = [], stacked_room.share
+    only_joint.setattr(stacked_room, "share", lambda *given: rounds.append(given) or honest(*given))
+    together = drive_together([training(*run, tmp_path, layout=layout, budget=budget) for run in RUNS])
+    only_joint.undo()
+    assert (len(rounds) == STEPS * len(RUNS)) == (budget == 9999)
+    for run, joint in zip(RUNS, together, strict=True):
+        assert all((row["padding"] == 0) == (layout == "shared_prompt") for row in joint[0])
+        assert_same_training(joint, drive(training(*run, tmp_path, layout=layout, budget=budget)))
+
+
+@pytest.mark.parametrize("family", ("gpt2", "gemma2", "qwen2"))
+def test_other_architectures_train_in_one_batch_of_trees(family, only_joint, tmp_path):
+    """Fused projections, soft caps with windows, biases."""
+    together = drive_together([training(*run, tmp_path, family) for run in RUNS])
+    only_joint.undo()
+    for run, joint in zip(RUNS, together, strict=True):
+        assert_same_training(joint, drive(training(*run, tmp_path, family)))
+
+
+def test_a_joint_step_that_fails_halfway_leaves_no_gradient_behind(monkeypatch, capsys, tmp_path):
+    """Its second micro-batch fails: the batches are taken one by one, and the next steps together again."""
+    calls, honest = [], stacked_room.stretches
+
+    def failing(joint, jobs):
+        calls.append(joint)
+        if len(calls) == 2:
+            raise MemoryError("planted")
+        return honest(joint, jobs)
+
+    monkeypatch.setattr(stacked_room, "stretches", failing)
+    together = drive_together([training(*run, tmp_path, budget=300) for run in RUNS])
+    assert capsys.readouterr().err.count("a joint step failed") == 1 and len(calls) > STEPS
+    for run, joint in zip(RUNS, together, strict=True):
+        assert_same_training(joint, drive(training(*run, tmp_path, budget=300)))
+
+
+def test_the_sizes_of_trees_are_what_each_pair_takes_of_the_packed_row():
+    """In the order of the pairs; runs whose pairs differ have stretches that differ."""
+    batch = collate(PAIRS, range(6), 0)
+    assert sizes(batch) == as_trees(batch).tree.pair_N.bincount().tolist()
+    halves = stretches(batch, 2)
+    assert halves == [sum(sizes(batch)[:3]), sum(sizes(batch)[3:])] and halves[0] != halves[1]
+
+
+def test_an_adapter_on_the_head_is_not_stacked(tmp_path):
+    """The head reads completion tokens alone, which are not one stretch per run."""
+    adapters = [Lora(2, 8, 0.0, target, "all", False).attach(toys.model(), 0) for target in ("qv", "q_proj,lm_head")]
+    assert [stackable(model) for model in adapters] == [True, False]
