@@ -22,6 +22,7 @@ from typing import Any
 from bench import machine, page
 from bench.cases import BETAS, CASES, Case, growth
 from bench.material import model_folder, work
+from bench.ours import STACKED
 from bench.theirs import BEST, DEFAULT
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
@@ -32,7 +33,8 @@ OPTIONS = {
     "train_135m_long_prompt_bf16": [{}, {"weights": "bfloat16"}],
 }
 """Settings of TRL that are tried beside BEST; the fastest counts."""
-OURS = {"train_tiny_fp32": ([], ["train.threads=1"]), "sweep8_tiny": ([], ["train.threads=1"])}
+ONE_THREAD = "train.threads=1"
+OURS = {"train_tiny_fp32": ([], [ONE_THREAD]), "sweep8_tiny": ([], [ONE_THREAD], [STACKED], [ONE_THREAD, STACKED])}
 """Settings of ours that are tried, for the same reason as TINY_THREADS; the fastest counts."""
 TINY_THREADS = ("train_tiny_fp32",)
 """Very small models may be faster on one thread: TRL is timed with one and with all, and its faster one counts."""

@@ -1,7 +1,8 @@
 """Our side of a case, in a process of its own: python -m bench.ours CASE MODEL CACHE OUT [OVERRIDE...]
 
 The runner's own parts in its own order (configuration, tokens, model, reference, loop, metric rows), without
-evaluation, samples and tracker. A sweep is its jobs in one process, as `dpo sweep` runs them.
+evaluation, samples and tracker. A sweep is its jobs in one process, as `dpo sweep` runs them: one after the other, or
+with hydra/launcher=stacked among the overrides in one batch.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from dpo.accumulate import Work
+
+STACKED = "hydra/launcher=stacked"
 GRID = """# Which beta?
 defaults:
   - config
@@ -33,7 +38,6 @@ def main(name: str, model: str, cache: str, out: str, *overrides: str) -> None:
 
     case = by_name(name)
     watch = Stopwatch()
-    misses = 0
     with tempfile.TemporaryDirectory() as folder:
         file = pairs_file(case, Path(folder))
         grid = Path(folder) / "bench_sweep.yaml"
@@ -44,21 +48,37 @@ def main(name: str, model: str, cache: str, out: str, *overrides: str) -> None:
             *(f"adapter={case.adapter}", f"seed={SEED}", f"cache_root={cache}", f"output_root={folder}/outputs"),
             *(f"train.batch_size={case.batch}", f"train.max_steps={case.steps}", f"train.precision={case.precision}"),
             *("train.eval_every=0", "train.checkpoint_every=0", "train.device=cpu", "optim.schedule=constant"),
-            *("optim.warmup_fraction=0", f"optim.lr={case.lr}", "tracker=disabled", *overrides),
+            *("optim.warmup_fraction=0", f"optim.lr={case.lr}", "tracker=disabled"),
+            *(override for override in overrides if override != STACKED),
         ]
         jobs = read(str(grid), settings).jobs
-        for number, job in enumerate(jobs):
-            misses += train_job(parse(job.plain), Path(folder) / str(number), watch)
+        works = [training(parse(job.plain), Path(folder), n, watch) for n, job in enumerate(jobs)]
+        misses = sum(done(works, STACKED in overrides))
     watch.write(Path(out), misses=misses, layout_settings=list(overrides))
 
 
-def train_job(config: Any, path: Path, watch: Any) -> int:
-    """One run without evaluation; how many reference passes it made."""
+def done(works: list[Work[int]], stacked: bool) -> list[int]:
+    """What each work returns."""
+    from dpo.accumulate import drive
+    from dpo.shared import one_base
+    from dpo.stacked import drive_together
+
+    if not stacked:
+        return [drive(work) for work in works]
+    with one_base():
+        ends = drive_together(works)
+    failed = [end for end in ends if isinstance(end, Exception)]
+    if failed:
+        raise failed[0]
+    return [end for end in ends if isinstance(end, int)]
+
+
+def training(config: Any, folder: Path, number: int, watch: Any) -> Work[int]:
+    """One run without evaluation; returns how many reference passes it made."""
     import torch
 
     from bench.material import set_adapter
     from dpo import start as begin
-    from dpo.accumulate import drive
     from dpo.logps import Scorer
     from dpo.loop import Trainee, total_steps, train
     from dpo.metrics import FP32_TIE
@@ -70,7 +90,8 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
         def log(self, step: int, kind: str, values: dict[str, float], timing: dict[str, float]) -> None:
             super().log(step, kind, values, timing)
             if kind == "train":
-                watch.step(values["loss"])
+                watch.step()
+                watch.loss(values["loss"], number)
 
     cache, device = Path(config.cache_root), begin.pick_device(config.train.device)
     torch.set_num_threads(config.train.threads or begin.default_threads())
@@ -85,7 +106,7 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
     scorer = Scorer(model, layout_of(model.config, config.train.layout)[0])
     beta = config.beta.over(total_steps(len(pairs), config.train))
     trainee = Trainee(model, scorer, tokenizer, pairs, known, config.loss, beta, config.seed)
-    directory = RunDir(path)
+    directory = RunDir(folder / str(number))
     directory.create()
     recorder = Timed(directory, NoTracker())
 
@@ -93,7 +114,7 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
         if step == 0:  # the loop reads from it what counts as a tie
             recorder.log(0, "eval", {"tie": FP32_TIE}, {})
 
-    drive(train(trainee, config.optim, config.train, recorder, no_evaluation))
+    yield from train(trainee, config.optim, config.train, recorder, no_evaluation)
     return hits.count(False)
 
 

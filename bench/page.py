@@ -63,6 +63,11 @@ def text(results: dict[str, Any]) -> str:
             f"| {row['loss_difference']:.1g} |"
         )
     lines += ["", "Seconds are per step, start-up included only in sweep8_tiny: eight betas, one process each for TRL."]
+    lines += [
+        f"Our settings in {name}, the fastest of those tried: {' '.join(row['our_settings'])}."
+        for name, row in results["cases"].items()
+        if row.get("our_settings")
+    ]
     if "peak_memory_135m_long_prompt" in results["ratios"]:
         ratio = results["ratios"]["peak_memory_135m_long_prompt"]
         lines.append(f"Peak memory with long prompts in fp32: TRL's is {ratio:.2f} times ours (aim 2.5).")

@@ -18,22 +18,29 @@ def since_start() -> float:
 
 
 class Stopwatch:
-    """Ends of steps and their losses."""
+    """Ends of steps and their losses, which are told run by run whatever order the steps of several runs ended in."""
 
     def __init__(self) -> None:
-        self.losses: list[float] = []
+        self.by_run: dict[int, list[float]] = {}
         self.ends: list[float] = []
         self.cpu: list[float] = []
         self.first_step = 0.0
 
-    def step(self, loss: float | None = None) -> None:
+    @property
+    def losses(self) -> list[float]:
+        """All of the first run, then all of the next."""
+        return [loss for _, losses in sorted(self.by_run.items()) for loss in losses]
+
+    def step(self) -> None:
         """A step has ended."""
         if not self.ends:
             self.first_step = since_start()
         self.ends.append(time.perf_counter())
         self.cpu.append(time.process_time())
-        if loss is not None:
-            self.losses.append(loss)
+
+    def loss(self, value: float, run: int = 0) -> None:
+        """What a step of the run of this number lost."""
+        self.by_run.setdefault(run, []).append(value)
 
     def write(self, path: Path, **more: Any) -> None:
         """Seconds between steps, time to the first step, peak memory of the process in MB, total seconds."""

@@ -38,7 +38,7 @@ def main(name: str, model: str, out: str, settings: str, beta: float = 0.1) -> N
     class Recorded(DPOTrainer):
         def compute_loss(self, *arguments: Any, **named: Any) -> Any:
             loss = super().compute_loss(*arguments, **named)
-            watch.losses.append(float(loss.detach()))
+            watch.loss(float(loss.detach()))
             return loss
 
     weights = torch.bfloat16 if chosen.pop("weights", "float32") == "bfloat16" else torch.float32

@@ -1,13 +1,17 @@
 """The bench asks both sides the same, counts work by its definition, and fails on fast wrong numbers."""
 
 import dataclasses
+import json
 
 import pytest
 
 from bench import page
 from bench.__main__ import Wrong, compare, ratios, summary
 from bench.cases import CASES, by_name, growth
-from bench.material import in_our_order, pairs, word, work
+from bench.material import in_our_order, model_folder, pairs, word, work
+from bench.ours import STACKED
+from bench.ours import main as ours
+from bench.stopwatch import Stopwatch
 
 TINY = by_name("train_tiny_fp32")
 
@@ -80,3 +84,30 @@ def test_growth_exponents():
     assert page.exponent(2.0, 20.0, 10) == pytest.approx(1) and page.exponent(5.0, 5.0, 4) == 0
     names = [case.name.rsplit("/", 1)[0] for case in growth()]
     assert all(names.count(name) == 2 for name in names)
+
+
+def test_losses_are_told_run_by_run(tmp_path):
+    """Two runs whose steps took turns: all losses of the first, then all of the second, as `compare` reads them."""
+    watch = Stopwatch()
+    for value, run in ((0.7, 0), (0.8, 1), (0.5, 0), (0.6, 1)):
+        watch.step()
+        watch.loss(value, run)
+    watch.write(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["losses"] == [0.7, 0.5, 0.8, 0.6]
+
+
+def test_a_sweep_in_one_batch_loses_what_it_loses_one_by_one(monkeypatch, tmp_path):
+    """Our side of a small sweep in both ways: the same losses in the same order, one reference pass."""
+    sweep = by_name("sweep8_tiny")
+    shape = dataclasses.replace(sweep.shape, layers=1, width=16, heads=2, key_heads=2, mlp=16, vocabulary=64)
+    case = dataclasses.replace(sweep, shape=shape, steps=3, betas=3, lr=0.1)
+    monkeypatch.setattr("bench.cases.by_name", lambda name: case)
+    model, written = str(model_folder(case, tmp_path)), []
+    for number, settings in enumerate(([], [STACKED])):
+        out = tmp_path / f"{number}.json"
+        ours(case.name, model, str(tmp_path / str(number)), str(out), "train.threads=1", *settings)
+        written.append(json.loads(out.read_text()))
+    one_by_one, together = written
+    assert len(together["losses"]) == case.steps * case.betas and together["misses"] == one_by_one["misses"] == 1
+    assert together["losses"] == pytest.approx(one_by_one["losses"], abs=1e-4)
+    assert together["losses"] != pytest.approx(together["losses"][::-1], abs=1e-4)
