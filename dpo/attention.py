@@ -7,9 +7,10 @@ G = H / K, T places, t of them in a block of queries, s keys that the block may 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,57 +24,69 @@ NAME = "dpo_token_tree"
 
 
 class TreeAttention(torch.autograd.Function):
-    """softmax(q k^T scale + bias) v over packed rows; scores are computed again in the backward, never kept.
-
-    query_XD holds H rows a token, key_YD and value_YD hold K rows: heads that share a key are rows of one product.
-    """
+    """`attended` as one operation of a graph."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        query_XD: Tensor,
-        key_YD: Tensor,
-        value_YD: Tensor,
-        plans: Plans,
-        scale: float,
-        cap: float | None,
-    ) -> Tensor:
-        saved, outs = [], []
-        for plan in plans.groups:
-            q, k, v = gathered(plan, query_XD, key_YD, value_YD)
-            o = torch.empty_like(q)
-            for rows, seen in blocks(q.shape[2]):
-                p, _ = probabilities(q[:, :, rows], k[:, :seen], plan, rows, scale, cap)
-                o[:, :, rows] = (p.flatten(1, 2) @ v[:, :seen]).view(o[:, :, rows].shape)
-            outs.append(o)
-            saved += [q, k, v]
-        ctx.plans, ctx.scale, ctx.cap = plans, scale, cap
+    def forward(ctx: Any, query_XD: Tensor, key_YD: Tensor, value_YD: Tensor, plans: Plans, *how: Any) -> Tensor:
+        out_XD, saved = attended(query_XD, key_YD, value_YD, plans, *how)
+        ctx.plans, ctx.how = plans, how
         ctx.save_for_backward(*saved)
-        return plans.packed_queries(outs)
+        return out_XD
 
     @staticmethod
     def backward(ctx: Any, grad_XD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        by_query, by_key, by_value = [], [], []
-        for number, plan in enumerate(ctx.plans.groups):
-            q, k, v = ctx.saved_tensors[3 * number : 3 * number + 3]
-            g = grad_XD.index_select(0, plan.queries).index_fill_(0, plan.pads, 0)  # rows past an end are nobody's
-            g = g.view(q.shape)
-            dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-            for rows, seen in blocks(q.shape[2]):
-                q_b, g_b = q[:, :, rows].flatten(1, 2), g[:, :, rows].flatten(1, 2)
-                p, damp = probabilities(q[:, :, rows], k[:, :seen], plan, rows, ctx.scale, ctx.cap)
-                flat = p.flatten(1, 2)
-                dv[:, :seen].baddbmm_(flat.transpose(1, 2), g_b)
-                ds = torch._softmax_backward_data((g_b @ v[:, :seen].transpose(1, 2)).view(p.shape), p, -1, p.dtype)
-                ds = (ds if damp is None else ds.mul_(damp)).flatten(1, 2)
-                dq[:, :, rows] = (ds @ k[:, :seen]).mul_(ctx.scale).view(dq[:, :, rows].shape)
-                dk[:, :seen].baddbmm_(ds.transpose(1, 2), q_b, alpha=ctx.scale)
-            by_query.append(dq)
-            by_key.append(dk)
-            by_value.append(dv)
-        plans = ctx.plans
-        grads = plans.packed_queries(by_query), plans.packed_keys(by_key), plans.packed_keys(by_value)
-        return *grads, None, None, None
+        grads = attended_backward(grad_XD, ctx.saved_tensors, ctx.plans, *ctx.how)
+        return *grads, None, *(None for _ in ctx.how)
+
+
+def attended(
+    query_XD: Tensor, key_YD: Tensor, value_YD: Tensor, plans: Plans, scale: float, cap: float | None
+) -> tuple[Tensor, list[Tensor]]:
+    """softmax(q k^T scale + bias) v over packed rows, and what its backward needs: the scores are not kept.
+
+    query_XD holds H rows a token, key_YD and value_YD hold K rows: heads that share a key are rows of one product.
+    """
+    saved, outs = [], []
+    for plan in plans.groups:
+        q, k, v = gathered(plan, query_XD, key_YD, value_YD)
+        q.mul_(scale)
+        parts = []
+        for rows, seen in blocks(q.shape[2]):
+            p, _ = probabilities(q[:, :, rows], k[:, :seen], plan, rows, cap)
+            parts.append((p.flatten(1, 2) @ v[:, :seen]).view(*p.shape[:-1], -1))
+        outs.append(parts[0] if len(parts) == 1 else torch.cat(parts, 2))
+        saved += [q, k, v]
+    return plans.packed_queries(outs), saved
+
+
+def attended_backward(
+    grad_XD: Tensor, saved: Sequence[Tensor], plans: Plans, scale: float, cap: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of `attended` by queries, keys and values; scores are computed again."""
+    by_query, by_key, by_value = [], [], []
+    for number, plan in enumerate(plans.groups):
+        q, k, v = saved[3 * number : 3 * number + 3]
+        g = grad_XD.index_select(0, plan.queries).index_fill_(0, plan.pads, 0)  # rows past an end are nobody's
+        g = g.view(q.shape)
+        dq: list[Tensor] = []
+        dk, dv = k.new_empty(0), v.new_empty(0)
+        for rows, seen in reversed(list(blocks(q.shape[2]))):  # the last block sees every key
+            q_b, g_b = q[:, :, rows].flatten(1, 2), g[:, :, rows].flatten(1, 2)
+            p, damp = probabilities(q[:, :, rows], k[:, :seen], plan, rows, cap)
+            by_p = (g_b @ v[:, :seen].transpose(1, 2)).view(p.shape)
+            ds = torch._softmax_backward_data(by_p, p, -1, p.dtype)
+            ds = (ds if damp is None else ds.mul_(damp)).flatten(1, 2)
+            dq.insert(0, (ds @ k[:, :seen]).mul_(scale).view(*p.shape[:-1], -1))
+            across, back = p.flatten(1, 2).transpose(1, 2), ds.transpose(1, 2)
+            if len(dq) == 1:
+                dk, dv = back @ q_b, across @ g_b
+            else:
+                dk[:, :seen].baddbmm_(back, q_b)
+                dv[:, :seen].baddbmm_(across, g_b)
+        by_query.append(dq[0] if len(dq) == 1 else torch.cat(dq, 2))
+        by_key.append(dk)
+        by_value.append(dv)
+    return plans.packed_queries(by_query), plans.packed_keys(by_key), plans.packed_keys(by_value)
 
 
 def gathered(plan: Plan, query_XD: Tensor, key_YD: Tensor, value_YD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,10 +105,10 @@ def blocks(width: int) -> Iterator[tuple[slice, int]]:
 
 
 def probabilities(
-    q_LGtD: Tensor, k_LsD: Tensor, plan: Plan, rows: slice, scale: float, cap: float | None
+    q_LGtD: Tensor, k_LsD: Tensor, plan: Plan, rows: slice, cap: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """softmax of the scores of a block of queries, shape (L, G, t, s), and the derivative of a soft cap on them."""
-    scores = (q_LGtD.flatten(1, 2) @ k_LsD.transpose(1, 2)).mul_(scale)
+    """softmax of a block of scaled queries' scores, shape (L, G, t, s), and the derivative of a soft cap on them."""
+    scores = q_LGtD.flatten(1, 2) @ k_LsD.transpose(1, 2)
     damp = None
     if cap is not None:
         scores = scores.div_(cap).tanh_()
@@ -106,8 +119,20 @@ def probabilities(
     return scores.add_(bias).flatten(0, 1).softmax(-1), damp
 
 
-ACTIVE: ContextVar[tuple[Tree, bool] | None] = ContextVar("tree", default=None)
-"""The tree being read, and whether attention caps its scores (transformers does so in its eager form only)."""
+@dataclass(frozen=True)
+class Reading:
+    """The tree being read.
+
+    capped  whether attention caps its scores (transformers does so in its eager form only)
+    kept_M  the rows whose last hidden state is wanted; a last block that can (`dpo.block`) goes on with these alone
+    """
+
+    tree: Tree
+    capped: bool
+    kept_M: Tensor | None
+
+
+ACTIVE: ContextVar[Reading | None] = ContextVar("tree", default=None)
 
 
 def attend(
@@ -125,8 +150,7 @@ def attend(
     """transformers' attention interface over the active tree: (1, H, N, D) in, (1, N, H, D) out."""
     active = ACTIVE.get()
     assert active is not None and dropout == 0.0, "a token tree is read outside of `reading`, or with dropout"
-    tree, capped = active
-    cap = softcap if capped else None
+    tree, cap = active.tree, softcap if active.capped else None
     heads, size, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions may have widened them
@@ -154,13 +178,13 @@ def flex() -> Any:
 
 
 @contextmanager
-def reading(tree: Tree, config: Any) -> Iterator[None]:
-    """Within it the model of this config attends along the tree."""
+def reading(tree: Tree, config: Any, kept_M: Tensor | None = None) -> Iterator[None]:
+    """Within it the model of this config attends along the tree; `kept_M` as in `Reading`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
     before = config._attn_implementation
-    token = ACTIVE.set((tree, before == "eager"))
+    token = ACTIVE.set(Reading(tree, before == "eager", kept_M))
     config._attn_implementation = NAME
     try:
         yield

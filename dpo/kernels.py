@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpo.attention import ACTIVE, TreeAttention
+from dpo.block import Block, Layer, Line, Lines, by_norm, normed, rotated
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
+LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer")
+SILU = ("SiLU", "SiLUActivation")
 ATTENTIONS = ("LlamaAttention", "MistralAttention", "Qwen2Attention")
 
 
@@ -44,25 +47,20 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        wide_ND = x_ND.float()
-        root_N1 = torch.linalg.vector_norm(wide_ND, dim=-1, keepdim=True).square_()
-        root_N1 = root_N1.div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+        out_ND, root_N1 = normed(x_ND, weight_D, eps, dtype)
         ctx.save_for_backward(x_ND, weight_D, root_N1)
-        return (wide_ND * root_N1).mul_(weight_D).to(dtype)
+        return out_ND
 
     @staticmethod
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x_ND, weight_D, root_N1 = ctx.saved_tensors
         unit_ND = x_ND.float() * root_N1
-        by_weight = None
+        by_x = by_weight = None
         if ctx.needs_input_grad[1]:
             by_weight = (grad_ND.float() * unit_ND).flatten(0, -2).sum(0).to(weight_D.dtype)
-        if not ctx.needs_input_grad[0]:
-            return None, by_weight, None, None
-        by_unit = grad_ND.float() * weight_D.float()
-        along_N1 = (by_unit * unit_ND).mean(-1, keepdim=True)
-        by_unit = by_unit.addcmul_(unit_ND, along_N1, value=-1).mul_(root_N1)
-        return by_unit.to(x_ND.dtype), by_weight, None, None
+        if ctx.needs_input_grad[0]:
+            by_x = by_norm(grad_ND, unit_ND, weight_D, root_N1).to(x_ND.dtype)
+        return by_x, by_weight, None, None
 
 
 class SwiGlu(torch.autograd.Function):
@@ -80,48 +78,22 @@ class SwiGlu(torch.autograd.Function):
         return by_gate, F.silu(gate_NE).mul_(grad_NE)
 
 
-class FrozenMlp(torch.autograd.Function):
-    """down(silu(gate x) * up x) of three frozen linear layers without bias."""
-
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, gate_ED: Tensor, up_ED: Tensor, down_DE: Tensor) -> Tensor:
-        gate_NE, up_NE = x_ND @ gate_ED.t(), x_ND @ up_ED.t()
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(gate_NE, up_NE, gate_ED, up_ED, down_DE)
-        return F.silu(gate_NE).mul_(up_NE) @ down_DE.t()
-
-    @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        gate_NE, up_NE, gate_ED, up_ED, down_DE = ctx.saved_tensors
-        by_inner = grad_ND @ down_DE
-        by_up = F.silu(gate_NE).mul_(by_inner)
-        by_gate = torch.ops.aten.silu_backward(by_inner.mul_(up_NE), gate_NE)
-        return (by_gate @ gate_ED).addmm_(by_up, up_ED), None, None, None
-
-
 class LowRank(torch.autograd.Function):
-    """x W^T + bias + scale (x A^T) B^T with W frozen: an adapter's two thin products added in place."""
+    """A frozen linear layer and its adapter as one operation; a_RD and b_ER are the line's, given for the graph."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x_ND: Tensor, weight_ED: Tensor, bias_E: Tensor | None, a_RD: Tensor, b_ER: Tensor, scale: float
-    ) -> Tensor:
-        thin_NR = x_ND @ a_RD.t().to(x_ND.dtype)
-        out = F.linear(x_ND, weight_ED, bias_E).addmm_(thin_NR, b_ER.t().to(x_ND.dtype), alpha=scale)
-        ctx.save_for_backward(x_ND, weight_ED, a_RD, b_ER, thin_NR)
-        ctx.scale = scale
-        return out
+    def forward(ctx: Any, x_ND: Tensor, line: Line, a_RD: Tensor, b_ER: Tensor) -> Tensor:
+        out_NE, thin_NR = line.forward(x_ND)
+        ctx.line = line
+        ctx.save_for_backward(x_ND, thin_NR)
+        return out_NE
 
     @staticmethod
     def backward(ctx: Any, grad_NE: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x_ND, weight_ED, a_RD, b_ER, thin_NR = ctx.saved_tensors
-        by_thin = (grad_NE @ b_ER.to(grad_NE.dtype)).mul_(ctx.scale)
-        by_b = (grad_NE.t() @ thin_NR).to(b_ER.dtype).mul_(ctx.scale)
-        by_a = (by_thin.t() @ x_ND).to(a_RD.dtype)
-        by_x = None
-        if ctx.needs_input_grad[0]:
-            by_x = (grad_NE @ weight_ED).addmm_(by_thin, a_RD.to(grad_NE.dtype))
-        return by_x, None, None, by_a, by_b, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, *ctx.line.adapter_backward(grad_NE, *ctx.saved_tensors)[1]
+        by_x, by_adapter = ctx.line.backward(grad_NE, *ctx.saved_tensors)
+        return by_x, None, *by_adapter
 
 
 class Rotate(torch.autograd.Function):
@@ -138,17 +110,6 @@ class Rotate(torch.autograd.Function):
         return rotated(grad_NHD, cos_ND[:, None], sin_ND[:, None], -1.0), None, None
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    """The rotation, or with sign -1 its transpose (whose halves of `sin` swap places)."""
-    half = x.shape[-1] // 2
-    first, second = (slice(0, half), slice(half, None))
-    out = x * cos
-    to_first, to_second = (sin[..., first], sin[..., second]) if sign > 0 else (sin[..., second], sin[..., first])
-    out[..., first].addcmul_(x[..., second], to_first, value=-sign)
-    out[..., second].addcmul_(x[..., first], to_second, value=sign)
-    return out
-
-
 class Norm(nn.Module):
     """Stands in for an RMSNorm that feeds linear layers only."""
 
@@ -161,13 +122,7 @@ class Mlp(nn.Module):
     """Stands in for a SwiGLU block."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        layers = (self.gate_proj, self.up_proj, self.down_proj)
-        if not all(frozen(layer) for layer in layers):
-            return self.down_proj(SwiGlu.apply(self.gate_proj(x), self.up_proj(x)))
-        dtype = asked_dtype(x)
-        weights = [cast(layer, dtype) for layer in layers]
-        with torch.autocast(x.device.type, enabled=False):
-            return FrozenMlp.apply(x.to(dtype).flatten(0, -2), *weights).view(x.shape)
+        return self.down_proj(SwiGlu.apply(self.gate_proj(x), self.up_proj(x)))
 
 
 class FrozenLinear(nn.Module):
@@ -186,27 +141,36 @@ class LoraLinear(nn.Module):
     """Stands in for peft's LoRA on a frozen linear layer: one adapter, no dropout at work, nothing merged."""
 
     def forward(self: Any, x: Tensor, *more: Any, **named: Any) -> Tensor:
-        base, active = self.base_layer, self.active_adapters
-        name = active[0] if len(active) == 1 else None
-        # another project's, or a stacked sweep's, own module in the adapter's place computes for itself
-        plain = (
-            name in self.lora_A
-            and type(self.lora_A[name]) is type(self.lora_B[name]) is nn.Linear
-            and name not in self.lora_variant
-            and not (more or named)
-        )
-        if self.disable_adapters or self.merged or not plain or not isinstance(base, nn.Linear):
+        line = None if more or named else line_of(self, asked_dtype(x))
+        if line is None or not line.adapter:
             return super().forward(x, *more, **named)
-        a, b, dropout = self.lora_A[name], self.lora_B[name], self.lora_dropout[name]
-        idle = isinstance(dropout, nn.Identity) or not dropout.training or dropout.p == 0
-        if not idle or b.bias is not None or base.weight.requires_grad:
-            return super().forward(x, *more, **named)
-        dtype = asked_dtype(x)
-        bias = None if base.bias is None else base.bias.to(dtype)
-        weight, scale = cast(base, dtype), self.scaling[name]
         with torch.autocast(x.device.type, enabled=False):
-            out = LowRank.apply(x.to(dtype).flatten(0, -2), weight, bias, a.weight, b.weight, scale)
+            out = LowRank.apply(x.to(line.weight_ED.dtype).flatten(0, -2), line, *line.adapter)
         return out.view(*x.shape[:-1], -1)
+
+
+def line_of(module: Any, dtype: torch.dtype) -> Line | None:
+    """What a linear layer computes if it is frozen and its adapter, if any, is one plain LoRA; else None."""
+    base: Any = getattr(module, "base_layer", module)
+    # another project's linear layer may read its weight in a way of its own
+    if not (type(base) is nn.Linear or isinstance(base, FrozenLinear)) or base.weight.requires_grad:
+        return None
+    bias: Tensor | None = None if base.bias is None else base.bias.to(dtype)
+    if base is module:
+        return Line(cast(base, dtype), bias)
+    lora: Any = module
+    if not isinstance(module, LoraLinear) or lora.merged:
+        return None
+    if lora.disable_adapters:
+        return Line(cast(base, dtype), bias)
+    name = lora.active_adapters[0] if len(lora.active_adapters) == 1 else None
+    if name not in lora.lora_A or name in lora.lora_variant:
+        return None
+    a, b, dropout = lora.lora_A[name], lora.lora_B[name], lora.lora_dropout[name]
+    # a stacked sweep's own module in the adapter's place computes for itself
+    plain = type(a) is nn.Linear and type(b) is nn.Linear and b.bias is None
+    idle = isinstance(dropout, nn.Identity) or not dropout.training or dropout.p == 0
+    return Line(cast(base, dtype), bias, (a.weight, b.weight), lora.scaling[name]) if plain and idle else None
 
 
 class Attention(nn.Module):
@@ -229,7 +193,7 @@ class Attention(nn.Module):
         cos, sin = (x[0].to(v.dtype) for x in position_embeddings)
         q, k = Rotate.apply(q.to(v.dtype), cos, sin), Rotate.apply(k.to(v.dtype), cos, sin)
         window = window_of(self)
-        plans = active[0].plan(q.shape[1], k.shape[1], window, v.dtype)
+        plans = active.tree.plan(q.shape[1], k.shape[1], window, v.dtype)
         flat = (x.reshape(-1, width) for x in (q, k, v))
         out = TreeAttention.apply(*flat, plans, self.scaling, None)
         return self.o_proj(out.view(*hidden_states.shape[:-1], -1)), None
@@ -242,9 +206,44 @@ def window_of(module: Any) -> int | None:
     return getattr(module, "sliding_window", None)
 
 
-def frozen(layer: nn.Module) -> bool:
-    """Whether a layer is one linear map without bias that is not trained and carries no adapter."""
-    return isinstance(layer, nn.Linear) and layer.bias is None and not layer.weight.requires_grad
+class DecoderLayer(nn.Module):
+    """Stands in for a whole block of the Llama kind where it reads a token tree on a CPU and only adapters train."""
+
+    def forward(self: Any, hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:
+        layer = layer_of(self, hidden_states, named.get("position_embeddings"))
+        if layer is None:
+            return super().forward(hidden_states, *more, **named)  # type: ignore[no-any-return]
+        factors = [factor for line in layer.lines for factor in line.adapter]
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return Block.apply(hidden_states[0], layer, *factors)[None]
+
+
+def layer_of(module: Any, hidden_1ND: Tensor, positions: tuple[Tensor, Tensor] | None) -> Layer | None:
+    """What a decoder layer computes along the active tree; None where `Block` does not cover it."""
+    active = ACTIVE.get()
+    norms = module.input_layernorm, module.post_attention_layernorm
+    if active is None or positions is None or hidden_1ND.device.type != "cpu" or norms[0].weight.requires_grad:
+        return None
+    attention, mlp, dtype = module.self_attn, module.mlp, asked_dtype(hidden_1ND)
+    parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    found = [line_of(part, dtype) for part in (*parts, mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+    plain = [line for line in found if line is not None]
+    if len(plain) < len(found) or type(mlp.act_fn).__name__ not in SILU:
+        return None
+    lines = Lines(*plain)
+    width = attention.head_dim
+    heads, keys = (len(line.weight_ED) // width for line in (lines.q, lines.k))
+    return Layer(
+        lines=lines,
+        norm_D=norms[0].weight,
+        mlp_norm_D=norms[1].weight,
+        eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
+        plans=active.tree.plan(heads, keys, window_of(attention), dtype),
+        scaling=attention.scaling,
+        cos_NW=positions[0][0].to(dtype),
+        sin_NW=positions[1][0].to(dtype),
+        kept_M=active.kept_M if attention.layer_idx == module.self_attn.config.num_hidden_layers - 1 else None,
+    )
 
 
 def quicken(model: nn.Module) -> None:
@@ -253,10 +252,12 @@ def quicken(model: nn.Module) -> None:
         kind, own = type(module).__name__, name.rsplit(".", 1)[-1]
         if kind in NORMS and own not in ("q_norm", "k_norm"):
             stand_in(module, Norm)
-        elif kind in MLPS and isinstance(module.act_fn, nn.SiLU):
+        elif kind in MLPS and type(module.act_fn).__name__ in SILU:
             stand_in(module, Mlp)
         elif kind in ATTENTIONS:
             stand_in(module, Attention)
+        elif kind in LAYERS:
+            stand_in(module, DecoderLayer)
         elif type(module) is nn.Linear and "lora_" not in name and own != "lm_head":
             stand_in(module, FrozenLinear)
         elif kind == "Linear" and type(module).__module__ == "peft.tuners.lora.layer":

@@ -157,11 +157,13 @@ class Scorer(nn.Module):
     def fused(self, batch: PairBatch, head: nn.Linear, needs: frozenset[str]) -> Tensor:
         """What `forward` returns, without the logits of all completion tokens at once."""
         packed, base = as_trees(batch), bare(self.model)
-        with reading(packed.tree, base.config):
-            hidden_1ND = base.base_model(**packed.inputs, use_cache=False).last_hidden_state
+        kept_K, place_M = packed.predicts_M.unique(return_inverse=True)  # a prompt's end predicts both answers
+        with reading(packed.tree, base.config, kept_K):
+            hidden_ND = base.base_model(**packed.inputs, use_cache=False).last_hidden_state[0]
+        places = place_M if len(hidden_ND) == len(kept_K) else packed.predicts_M
         wants = tuple(want for want in ("wpo", "token_facts") if want in needs)
         cap = getattr(base.config, "final_logit_softcapping", None)
-        hidden_MD = hidden_1ND[0].index_select(0, packed.predicts_M)
+        hidden_MD = hidden_ND.index_select(0, places)
         ids_M = batch.ids_RT[batch.completion_RT]
         logp_M, facts_KM = head_logps(hidden_MD, head.weight, head.bias, ids_M, cap, wants)
         logp_RC = pad_rows(logp_M, batch.length_R)

@@ -180,7 +180,10 @@ class TreeBatch:
 
 
 def as_trees(batch: PairBatch) -> TreeBatch:
-    """Pack a padded batch; the completion tokens keep the order they have in it."""
+    """Pack a padded batch; the completion tokens keep the order they have in it.
+
+    The last token of an answer is predicted and predicts nothing, so no tree holds it.
+    """
     device, pairs = batch.ids_RT.device, len(batch.pair_B)
     answers = batch.length_R.tolist()
     totals = batch.mask_RT.sum(1).tolist()
@@ -193,14 +196,14 @@ def as_trees(batch: PairBatch) -> TreeBatch:
         prompt = totals[i] - first
         if prompt < 1:
             raise ValueError("a pair without a prompt token has nothing that predicts its first answer token")
-        ids += [batch.ids_RT[i, : totals[i]], batch.ids_RT[pairs + i, prompt : prompt + second]]
-        size = prompt + first + second
+        ids += [batch.ids_RT[i, : totals[i] - 1], batch.ids_RT[pairs + i, prompt : prompt + second - 1]]
+        size = prompt + first + second - 2
         last = start + prompt - 1
         predicts[0] += range(last, last + first)
-        predicts[1] += [last, *range(last + first + 1, last + first + second)]
+        predicts[1] += [last, *range(last + first, last + first + second - 1)]
         index.append((start, size))
-        position += [*range(prompt + first), *range(prompt, prompt + second)]
-        branch += [0] * prompt + [1] * first + [2] * second
+        position += [*range(prompt + first - 1), *range(prompt, prompt + second - 1)]
+        branch += [0] * prompt + [1] * (first - 1) + [2] * (second - 1)
         owner += [i] * size
         start += size
     flat = torch.tensor([position, branch, owner], device=device)

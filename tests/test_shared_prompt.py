@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers as t
 
-from dpo import attention
+from dpo import attention, kernels
 from dpo import head as head_room
 from dpo import tree as tree_room
 from dpo.data.batches import collate
@@ -93,9 +93,9 @@ def test_packed_log_probs_equal_a_loop_over_tokens(family):
 
 
 def test_no_token_is_read_twice_and_none_is_padding():
-    """The packed row holds each prompt once and both answers, and nothing else."""
+    """The packed row holds each prompt once and both answers but their last tokens, which predict nothing."""
     packed = as_trees(collate(PAIRS, range(len(PAIRS)), 0))
-    expected = [i for p in PAIRS for i in (*p.prompt_ids, *p.chosen_ids, *p.rejected_ids)]
+    expected = [i for p in PAIRS for i in (*p.prompt_ids, *p.chosen_ids[:-1], *p.rejected_ids[:-1])]
     assert packed.ids_1N[0].tolist() == expected
 
 
@@ -173,6 +173,38 @@ def test_the_whole_vocabularys_divergence_is_the_same():
             for layout in ("padded", "shared_prompt")
         ]
     assert torch.allclose(rows[0].chosen_kl_B, rows[1].chosen_kl_B, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ("llama", "mistral", "qwen2"))
+def test_every_part_of_a_decoder_is_stood_in_for(family):
+    """A library that renames a class would otherwise cost speed without a word."""
+    net = adapted(model(family), target="qv")
+    quicken(net)
+    layer = net.get_base_model().model.layers[0]
+    parts = (layer, layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
+    linear = (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp.down_proj)
+    assert all(type(part).__name__.startswith("Quick") for part in (*parts, *linear))
+
+
+@pytest.mark.parametrize("target", ("qv", "all_linear"))
+@pytest.mark.parametrize("family", ("llama", "mistral", "qwen2"))
+def test_a_block_in_one_piece_equals_its_parts(family, target, monkeypatch):
+    """Values, facts and every adapter's gradient; the last block goes on with the predicting rows alone."""
+    whole = scored(adapted(model(family), target), "shared_prompt", needs=FACTS)
+    monkeypatch.setattr(kernels, "LAYERS", ())
+    assert_same(scored(adapted(model(family), target), "shared_prompt", needs=FACTS), whole)
+
+
+def test_adapters_alone_are_trained_through_blocks(monkeypatch):
+    """Blocks are used under LoRA, with only the last one narrowed, and not where all weights are trained."""
+    seen = []
+    apply = kernels.Block.apply
+    monkeypatch.setattr(kernels.Block, "apply", lambda x, layer, *f: seen.append(layer.kept_M) or apply(x, layer, *f))
+    packed = as_trees(collate(PAIRS, range(len(PAIRS)), 0))
+    scored(adapted(model("llama"), "qv"), "shared_prompt")
+    assert seen[0] is None and seen[1].tolist() == sorted(set(packed.predicts_M.tolist())) and len(seen) == 2
+    scored(model("llama"), "shared_prompt")
+    assert len(seen) == 2
 
 
 def test_dropout_at_work_is_drawn_as_before():
