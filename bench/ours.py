@@ -6,6 +6,8 @@ evaluation, samples and tracker. A sweep is its jobs in one process, as `dpo swe
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -59,6 +61,7 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
     from bench.material import set_adapter
     from dpo import start as begin
     from dpo.accumulate import drive
+    from dpo.libraries import import_libraries
     from dpo.logps import Scorer
     from dpo.loop import Trainee, total_steps, train
     from dpo.metrics import FP32_TIE
@@ -72,6 +75,7 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
             if kind == "train":
                 watch.step(values["loss"])
 
+    import_libraries(config.adapter.shares_start)
     cache, device = Path(config.cache_root), begin.pick_device(config.train.device)
     torch.set_num_threads(config.train.threads or begin.default_threads())
     tokenizer = config.model.tokenizer(cache)
@@ -98,4 +102,5 @@ def train_job(config: Any, path: Path, watch: Any) -> int:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # as the command does
     main(*sys.argv[1:5], *sys.argv[5:])
