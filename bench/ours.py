@@ -7,6 +7,8 @@ with hydra/launcher=stacked among the overrides in one batch.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -79,6 +81,7 @@ def training(config: Any, folder: Path, number: int, watch: Any) -> Work[int]:
 
     from bench.material import set_adapter
     from dpo import start as begin
+    from dpo.libraries import import_libraries
     from dpo.logps import Scorer
     from dpo.loop import Trainee, total_steps, train
     from dpo.metrics import FP32_TIE
@@ -93,6 +96,7 @@ def training(config: Any, folder: Path, number: int, watch: Any) -> Work[int]:
                 watch.step()
                 watch.loss(values["loss"], number)
 
+    import_libraries(config.adapter.shares_start)
     cache, device = Path(config.cache_root), begin.pick_device(config.train.device)
     torch.set_num_threads(config.train.threads or begin.default_threads())
     tokenizer = config.model.tokenizer(cache)
@@ -119,4 +123,5 @@ def training(config: Any, folder: Path, number: int, watch: Any) -> Work[int]:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # as the command does
     main(*sys.argv[1:5], *sys.argv[5:])

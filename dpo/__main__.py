@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 import warnings
@@ -175,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries, nothing a user can act on
     warnings.filterwarnings("ignore", message="fan_in_fan_out")
+    # the interpreter otherwise looks for garbage among all modules before it ends: a second after torch and the rest
+    atexit.register(gc.freeze)
     args = parse(arguments)
     try:
         return int(args.action(args))

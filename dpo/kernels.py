@@ -149,16 +149,16 @@ class LoraLinear(nn.Module):
         return out.view(*x.shape[:-1], -1)
 
 
-def line_of(module: Any, dtype: torch.dtype) -> Line | None:
+def line_of(module: nn.Module, dtype: torch.dtype) -> Line | None:
     """What a linear layer computes if it is frozen and its adapter, if any, is one plain LoRA; else None."""
+    lora: Any = module
     base: Any = getattr(module, "base_layer", module)
-    # another project's linear layer may read its weight in a way of its own
-    if not (type(base) is nn.Linear or isinstance(base, FrozenLinear)) or base.weight.requires_grad:
+    known: bool = type(base) is nn.Linear or isinstance(base, FrozenLinear)  # others may read their weight otherwise
+    if not known or base.weight.requires_grad:
         return None
-    bias: Tensor | None = None if base.bias is None else base.bias.to(dtype)
+    bias = None if base.bias is None else base.bias.to(dtype)
     if base is module:
         return Line(cast(base, dtype), bias)
-    lora: Any = module
     if not isinstance(module, LoraLinear) or lora.merged:
         return None
     if lora.disable_adapters:

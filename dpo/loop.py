@@ -90,6 +90,7 @@ def train(
         recorder.run.cut(-1)
         evaluate(0, steps)
         done = 0
+    train_mode(trainee.model)
     # what counts as a tie was measured at step 0, also for a run that resumes
     tie = next(row["eval/tie"] for row in recorder.run.rows(recorder.run.metrics) if row["kind"] == "eval")
     progress = bar(range(done + 1, steps + 1), "dpo", "step", initial=done, total=steps)
@@ -110,6 +111,7 @@ def train(
             say(f"step {step:>4}  {line}")
         if step == steps or (settings.eval_every and step % settings.eval_every == 0):
             evaluate(step, steps)
+            train_mode(trainee.model)
         if step < steps and settings.checkpoint_every and step % settings.checkpoint_every == 0:
             save_checkpoint(recorder.run, trainee, optimizer, step)
     return steps
@@ -126,7 +128,6 @@ def optimizer_step(
     tie: float,
 ) -> Work[dict[str, float]]:
     """One update on the mean loss over the pairs `indices`, in micro-batches that change nothing but memory."""
-    train_mode(trainee.model)
     optimizer.zero_grad(set_to_none=True)
     step_now = Step(
         trainee.scorer,

@@ -28,6 +28,7 @@ NOT_IN_RESULTS = (
     "jobs.py",
     "judge.py",
     "launch.py",
+    "libraries.py",
     "naming.py",
     "plan.py",
     "posthoc.py",

@@ -19,6 +19,7 @@ from dpo.errors import UsageError
 from dpo.evaluate.calibration import table
 from dpo.evaluate.change import margin_change
 from dpo.evaluate.evaluator import Evaluator
+from dpo.libraries import import_libraries
 from dpo.logps import Scorer
 from dpo.loop import Trainee, total_steps, train
 from dpo.metrics import PairRows, flags
@@ -64,6 +65,7 @@ def attempt(
         try:
             directory.set_status("running")
             write_atomically(directory.config, dump(config.plain))
+            import_libraries(config.adapter.shares_start)
             yield from execute(config, directory)
         except BaseException as error:
             if isinstance(error, UsageError) and not directory.metrics.exists():

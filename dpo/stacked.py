@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
 from dpo.accumulate import Part, Step, Work, random_state, restored
@@ -67,6 +66,8 @@ def stackable(model: Any) -> bool:
 
     None on the head: it reads the completion tokens alone, all chosen answers before all rejected ones.
     """
+    from peft.tuners.lora import Linear  # `dpo.libraries` imports peft first
+
     layers, head = [module for _, module in adapted(model)], model.get_output_embeddings()
     plain = all(isinstance(m, Linear) and not m.use_dora["default"] and m is not head for m in layers)
     return bool(layers) and plain and all(isinstance(m.lora_dropout["default"], nn.Identity) for m in layers)

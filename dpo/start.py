@@ -38,7 +38,9 @@ def tokens(pairs: list[Any], tokenizer: Any, config: Config) -> tuple[list[Token
 
 def sft_start(config: Config, base: Any, tokenizer: Any, cache: Path, device: torch.device) -> str:
     """What DPO starts from: the SFT stage on the data set's own training pairs, before any perturbation."""
-    pairs, _ = tokens(config.dataset.origin().load().train, tokenizer, config)
+    pairs: list[TokenPair] = []
+    if config.sft.reads_pairs:
+        pairs, _ = tokens(config.dataset.origin().load().train, tokenizer, config)
     return config.sft.start(base, pairs, tokenizer, cache, device)
 
 

@@ -16,11 +16,12 @@ def train(args: argparse.Namespace) -> int:
             raise UsageError("--config-dir and -m do not go together: give a run's settings as overrides instead")
         return run_grid(None, args)
     from dpo.config import load
+
+    config = load(args.overrides, args.config_dir, args.config_name)  # what is wrong with it is said before the rest
     from dpo.console import summary
     from dpo.results.figures import save_reward_curves
     from dpo.run import run
 
-    config = load(args.overrides, args.config_dir, args.config_name)
     if not config.one_run:
         from dpo.rounds import rounds
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from dpo.errors import UsageError
 
@@ -114,6 +113,8 @@ class Lora(Adapter):
 
     def _modules(self, model: nn.Module) -> list[str]:
         if self.target == "all_linear":
+            from transformers.pytorch_utils import Conv1D
+
             return sorted(
                 {
                     name.rsplit(".", 1)[-1]

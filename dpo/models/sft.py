@@ -18,7 +18,12 @@ from dpo.models.pretrained import load_model
 
 
 class Stage:
-    """`start(...)` returns the folder of the weights that DPO starts from."""
+    """`start(...)` returns the folder of the weights that DPO starts from.
+
+    Where it does not read its pairs, nobody loads and tokenises the data set a second time for it.
+    """
+
+    reads_pairs = True
 
     def start(self, base: Any, pairs: Sequence[TokenPair], tokenizer: Any, cache: Path, device: torch.device) -> str:
         raise NotImplementedError
@@ -27,6 +32,8 @@ class Stage:
 @dataclass(frozen=True)
 class NoSft(Stage):
     """DPO starts from the base itself."""
+
+    reads_pairs = False
 
     def start(self, base: Any, pairs: Sequence[TokenPair], tokenizer: Any, cache: Path, device: torch.device) -> str:
         return base.folder(cache)
