@@ -149,12 +149,17 @@ class LoraLinear(nn.Module):
         return out.view(*x.shape[:-1], -1)
 
 
+def trained(module: nn.Module) -> bool:
+    """Whether a gradient by the module's weight is wanted."""
+    return module.weight.requires_grad and torch.is_grad_enabled()  # type: ignore[return-value]
+
+
 def line_of(module: nn.Module, dtype: torch.dtype) -> Line | None:
     """What a linear layer computes if it is frozen and its adapter, if any, is one plain LoRA; else None."""
     lora: Any = module
     base: Any = getattr(module, "base_layer", module)
     known: bool = type(base) is nn.Linear or isinstance(base, FrozenLinear)  # others may read their weight otherwise
-    if not known or base.weight.requires_grad:
+    if not known or trained(base):
         return None
     bias = None if base.bias is None else base.bias.to(dtype)
     if base is module:
@@ -222,7 +227,7 @@ def layer_of(module: Any, hidden_1ND: Tensor, positions: tuple[Tensor, Tensor] |
     """What a decoder layer computes along the active tree; None where `Block` does not cover it."""
     active = ACTIVE.get()
     norms = module.input_layernorm, module.post_attention_layernorm
-    if active is None or positions is None or hidden_1ND.device.type != "cpu" or norms[0].weight.requires_grad:
+    if active is None or positions is None or hidden_1ND.device.type != "cpu" or any(map(trained, norms)):
         return None
     attention, mlp, dtype = module.self_attn, module.mlp, asked_dtype(hidden_1ND)
     parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)

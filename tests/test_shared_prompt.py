@@ -196,7 +196,7 @@ def test_a_block_in_one_piece_equals_its_parts(family, target, monkeypatch):
 
 
 def test_adapters_alone_are_trained_through_blocks(monkeypatch):
-    """Blocks are used under LoRA, with only the last one narrowed, and not where all weights are trained."""
+    """Blocks are used under LoRA, the last one narrowed; where all weights are trained, only without gradients."""
     seen = []
     apply = kernels.Block.apply
     monkeypatch.setattr(kernels.Block, "apply", lambda x, layer, *f: seen.append(layer.kept_M) or apply(x, layer, *f))
@@ -205,6 +205,9 @@ def test_adapters_alone_are_trained_through_blocks(monkeypatch):
     assert seen[0] is None and seen[1].tolist() == sorted(set(packed.predicts_M.tolist())) and len(seen) == 2
     scored(model("llama"), "shared_prompt")
     assert len(seen) == 2
+    with torch.no_grad():
+        Scorer(model("llama"), "shared_prompt")(collate(PAIRS, range(len(PAIRS)), 0))
+    assert len(seen) == 4
 
 
 def test_dropout_at_work_is_drawn_as_before():
