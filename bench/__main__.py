@@ -34,7 +34,7 @@ OPTIONS = {
 }
 """Settings of TRL that are tried beside BEST; the fastest counts."""
 ONE_THREAD = "train.threads=1"
-OURS = {"train_tiny_fp32": ([], [ONE_THREAD]), "sweep8_tiny": ([], [ONE_THREAD], [STACKED], [ONE_THREAD, STACKED])}
+OURS = {"train_tiny_fp32": ([], [ONE_THREAD]), "sweep8_tiny": ([], [STACKED])}
 """Settings of ours that are tried, for the same reason as TINY_THREADS; the fastest counts."""
 TINY_THREADS = ("train_tiny_fp32",)
 """Very small models may be faster on one thread: TRL is timed with one and with all, and its faster one counts."""

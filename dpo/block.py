@@ -188,10 +188,13 @@ def spread(x_MD: Tensor, kept_M: Tensor | None, size: int) -> Tensor:
 
 
 def normed(x_ND: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(weight * x / sqrt(mean(x^2) + eps), computed in float32 and put out in `dtype`; 1 / that root)."""
+    """(weight * x / sqrt(mean(x^2) + eps), computed in float32 and put out in `dtype`; 1 / that root).
+
+    A mean that overflows makes NaN, not the zeros of 1 / inf: a run that diverged is to be told, not to go on.
+    """
     wide_ND = x_ND.float()
-    root_N1 = torch.linalg.vector_norm(wide_ND, dim=-1, keepdim=True).square_()
-    root_N1 = root_N1.div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+    mean_N1 = torch.linalg.vector_norm(wide_ND, dim=-1, keepdim=True).square_().div_(x_ND.shape[-1])
+    root_N1 = (mean_N1 + eps).rsqrt_().add_(mean_N1.sub_(mean_N1))
     return (wide_ND * root_N1).mul_(weight_D).to(dtype), root_N1
 
 

@@ -210,6 +210,16 @@ def test_adapters_alone_are_trained_through_blocks(monkeypatch):
     assert len(seen) == 4
 
 
+@pytest.mark.parametrize("lora", (False, True), ids=["parts", "block"])
+def test_a_norm_that_overflows_is_not_a_number(lora):
+    """1 / inf would be 0: finite log-probs without a gradient, and a diverged run would end as done."""
+    net = adapted(model("llama"), "qv") if lora else model("llama")
+    with torch.no_grad():
+        net.get_input_embeddings().weight.mul_(1e25)
+    logp, grads = scored(net, "shared_prompt")
+    assert logp.isnan().any() and all(grad.isnan().any() for grad in grads.values())
+
+
 def test_dropout_at_work_is_drawn_as_before():
     """LoRA with dropout in training mode falls back to peft's own forward: same seed, same numbers."""
     nets = [adapted(model("llama"), dropout=0.5).train() for _ in range(2)]

@@ -114,11 +114,11 @@ def test_the_models_of_a_stack_hold_one_base_and_others_their_own() -> None:
     assert pointer() != pointer()
 
 
-@pytest.mark.parametrize(("layout", "rate"), [("auto", "1e38"), ("padded", "1e30")])
-def test_a_nan_in_one_run_of_a_stack_leaves_its_neighbours_alone(layout, rate, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["auto", "padded"])
+def test_a_nan_in_one_run_of_a_stack_leaves_its_neighbours_alone(layout, cache: Path, tmp_path: Path) -> None:
     """One run's numbers overflow within a few steps; the other run ends as if alone."""
     same = ["optim.max_grad_norm=null", f"train.layout={layout}"]
-    assert main(stacked(cache, tmp_path / "together", f"optim.lr=1e-3,{rate}", *same)) == 1
+    assert main(stacked(cache, tmp_path / "together", "optim.lr=1e-3,1e30", *same)) == 1
     assert main(command(cache, tmp_path / "alone", *LORA, "optim.lr=1e-3", *same)) == 0
     [fine] = [r for r in find_runs(tmp_path / "together") if r.status()["state"] == "done"]
     [broken] = [r for r in find_runs(tmp_path / "together") if r.status()["state"] == "failed"]
