@@ -76,7 +76,7 @@ class Layer:
     """What a block computes with: weights, and how this batch attends.
 
     plans      the tree's attention for this block's heads, with `scaling` of the scores
-    cos_NW, sin_NW  rotary positions
+    cos_NW, sin_NW  rotary positions, the sines `signed`
     kept_M     the rows that go on behind the attention, or None: all
     """
 
@@ -115,8 +115,7 @@ def attention_forward(layer: Layer, hidden_ND: Tensor) -> tuple[Tensor, list[Any
     lines, size, width = layer.lines, len(hidden_ND), layer.cos_NW.shape[-1]
     x_ND, root_N1 = normed(hidden_ND, layer.norm_D, layer.eps[0], lines_dtype(layer))
     (q, q_thin), (k, k_thin), (v, v_thin) = (line.forward(x_ND) for line in lines[:3])
-    cos, sin = layer.cos_NW[:, None], layer.sin_NW[:, None]
-    q, k = (rotated(y.view(size, -1, width), cos, sin, 1.0).view(-1, width) for y in (q, k))
+    q, k = (rotated(y.view(size, -1, width), layer.cos_NW, layer.sin_NW).view(-1, width) for y in (q, k))
     mixed, scores = attended(q, k, v.view(-1, width), layer.plans, layer.scaling, None)
     mixed = mixed.view(size, -1)
     mixed = mixed if layer.kept_M is None else mixed.index_select(0, layer.kept_M)
@@ -135,8 +134,7 @@ def attention_backward(
     by_mixed, by_o = lines.o.backward(by_middle_MD.to(dtype), mixed, thins[3])
     by_mixed, by_hidden = (spread(x, layer.kept_M, size) for x in (by_mixed, by_middle_MD))
     by_q, by_k, by_v = attended_backward(by_mixed.view(-1, width), saved[7:], layer.plans, layer.scaling, None)
-    cos, sin = layer.cos_NW[:, None], layer.sin_NW[:, None]
-    by_q, by_k = (rotated(g.view(size, -1, width), cos, sin, -1.0) for g in (by_q, by_k))
+    by_q, by_k = (rotated_backward(g.view(size, -1, width), layer.cos_NW, layer.sin_NW) for g in (by_q, by_k))
     unit_ND = hidden_ND.float() * root_N1
     x_ND = (unit_ND * layer.norm_D).to(dtype) if any(line.adapter for line in lines[:3]) else None
     by_x, by_adapters = None, []
@@ -205,12 +203,18 @@ def by_norm(grad_ND: Tensor, unit_ND: Tensor, weight_D: Tensor, root_N1: Tensor)
     return by_unit.addcmul_(unit_ND, along_N1, value=-1).mul_(root_N1)
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    """Rotary positions, or with sign -1 their transpose (whose halves of `sin` swap places)."""
-    half = x.shape[-1] // 2
-    first, second = (slice(0, half), slice(half, None))
-    out = x * cos
-    to_first, to_second = (sin[..., first], sin[..., second]) if sign > 0 else (sin[..., second], sin[..., first])
-    out[..., first].addcmul_(x[..., second], to_first, value=-sign)
-    out[..., second].addcmul_(x[..., first], to_second, value=sign)
-    return out
+def rotated(x_NHW: Tensor, cos_NW: Tensor, sin_NW: Tensor) -> Tensor:
+    """Rotary positions; `sin_NW` is `signed`."""
+    half = x_NHW.shape[-1] // 2
+    return (x_NHW * cos_NW[:, None]).addcmul_(x_NHW.roll(half, -1), sin_NW[:, None])
+
+
+def rotated_backward(grad_NHW: Tensor, cos_NW: Tensor, sin_NW: Tensor) -> Tensor:
+    """The gradient of `rotated` by x: its transpose."""
+    return rotated(grad_NHW, cos_NW, sin_NW.roll(sin_NW.shape[-1] // 2, -1))
+
+
+def signed(sin_NW: Tensor) -> Tensor:
+    """With the first half negated, as the first half of x takes the second one's."""
+    first, second = sin_NW.chunk(2, -1)
+    return torch.cat((-first, second), -1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpo.attention import ACTIVE, TreeAttention
-from dpo.block import Block, Layer, Line, Lines, by_norm, normed, rotated
+from dpo.block import Block, Layer, Line, Lines, by_norm, normed, rotated, rotated_backward, signed
 
 NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 MLPS = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
@@ -101,13 +101,14 @@ class Rotate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_NHD: Tensor, cos_ND: Tensor, sin_ND: Tensor) -> Tensor:
+        sin_ND = signed(sin_ND)
         ctx.save_for_backward(cos_ND, sin_ND)
-        return rotated(x_NHD, cos_ND[:, None], sin_ND[:, None], 1.0)
+        return rotated(x_NHD, cos_ND, sin_ND)
 
     @staticmethod
     def backward(ctx: Any, grad_NHD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         cos_ND, sin_ND = ctx.saved_tensors
-        return rotated(grad_NHD, cos_ND[:, None], sin_ND[:, None], -1.0), None, None
+        return rotated_backward(grad_NHD, cos_ND, sin_ND), None, None
 
 
 class Norm(nn.Module):
@@ -238,6 +239,9 @@ def layer_of(module: Any, hidden_1ND: Tensor, positions: tuple[Tensor, Tensor] |
     lines = Lines(*plain)
     width = attention.head_dim
     heads, keys = (len(line.weight_ED) // width for line in (lines.q, lines.k))
+    cos_NW, sin_NW = active.tree.once(
+        ("rotary", id(positions), dtype), lambda: (positions[0][0].to(dtype), signed(positions[1][0]).to(dtype))
+    )
     return Layer(
         lines=lines,
         norm_D=norms[0].weight,
@@ -245,8 +249,8 @@ def layer_of(module: Any, hidden_1ND: Tensor, positions: tuple[Tensor, Tensor] |
         eps=(norms[0].variance_epsilon, norms[1].variance_epsilon),
         plans=active.tree.plan(heads, keys, window_of(attention), dtype),
         scaling=attention.scaling,
-        cos_NW=positions[0][0].to(dtype),
-        sin_NW=positions[1][0].to(dtype),
+        cos_NW=cos_NW,
+        sin_NW=sin_NW,
         kept_M=active.kept_M if attention.layer_idx == module.self_attn.config.num_hidden_layers - 1 else None,
     )
 

@@ -6,6 +6,7 @@ K key heads, G = H / K, D head width, L = B x K.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,29 +58,35 @@ class Tree:
         self.groups = groups
         self.size = size
         self.branch_N, self.pair_N, self.position_N = branch_N, pair_N, position_N
-        self._plans: dict[Any, Any] = {}
+        self._made: dict[Any, Any] = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made for the first layer that asks."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def plan(self, heads: int, keys: int, window: int | None, dtype: torch.dtype) -> Plans:
         """How the attention of this many heads is computed group by group."""
-        known = (heads, keys, window, dtype)
-        if known not in self._plans:
-            self._plans[known] = Plans.of([Plan.of(g, heads, keys, window, dtype) for g in self.groups])
-        return self._plans[known]
+        return self.once(  # type: ignore[no-any-return]
+            (heads, keys, window, dtype),
+            lambda: Plans.of([Plan.of(g, heads, keys, window, dtype) for g in self.groups]),
+        )
 
     def block_mask(self, window: int | None) -> Any:
         """The same for FlexAttention on a GPU."""
-        if ("flex", window) not in self._plans:
-            from torch.nn.attention.flex_attention import create_block_mask
+        from torch.nn.attention.flex_attention import create_block_mask
 
-            branch_N, pair_N, position_N = self.branch_N, self.pair_N, self.position_N
+        branch_N, pair_N, position_N = self.branch_N, self.pair_N, self.position_N
 
-            def sees(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-                own = (pair_N[q] == pair_N[k]) & (q >= k) & ((branch_N[k] == 0) | (branch_N[k] == branch_N[q]))
-                return own if window is None else own & (position_N[q] - position_N[k] < window)
+        def sees(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            own = (pair_N[q] == pair_N[k]) & (q >= k) & ((branch_N[k] == 0) | (branch_N[k] == branch_N[q]))
+            return own if window is None else own & (position_N[q] - position_N[k] < window)
 
-            mask = create_block_mask(sees, None, None, self.size, self.size, device=branch_N.device)
-            self._plans["flex", window] = mask
-        return self._plans["flex", window]
+        def made() -> Any:
+            return create_block_mask(sees, None, None, self.size, self.size, device=branch_N.device)
+
+        return self.once(("flex", window), made)
 
 
 @dataclass(frozen=True)
