@@ -41,12 +41,14 @@ class TreeAttention(torch.autograd.Function):
 
 def attended(
     query_XD: Tensor, key_YD: Tensor, value_YD: Tensor, plans: Plans, scale: float, cap: float | None
-) -> tuple[Tensor, list[Tensor]]:
-    """softmax(q k^T scale + bias) v over packed rows, and what its backward needs: the scores are not kept.
+) -> tuple[Tensor, list[Tensor | None]]:
+    """softmax(q k^T scale + bias) v over packed rows, and what its backward needs.
 
     query_XD holds H rows a token, key_YD and value_YD hold K rows: heads that share a key are rows of one product.
+    The probabilities of short trees are kept; those that would take more room than q, k and v are computed again.
     """
-    saved, outs = [], []
+    saved: list[Tensor | None] = []
+    outs = []
     for plan in plans.groups:
         q, k, v = gathered(plan, query_XD, key_YD, value_YD)
         q.mul_(scale)
@@ -55,24 +57,24 @@ def attended(
             p, _ = probabilities(q[:, :, rows], k[:, :seen], plan, rows, cap)
             parts.append((p.flatten(1, 2) @ v[:, :seen]).view(*p.shape[:-1], -1))
         outs.append(parts[0] if len(parts) == 1 else torch.cat(parts, 2))
-        saved += [q, k, v]
+        saved += [q, k, v, p if len(parts) == 1 and cap is None and p.shape[-1] <= 3 * q.shape[-1] else None]
     return plans.packed_queries(outs), saved
 
 
 def attended_backward(
-    grad_XD: Tensor, saved: Sequence[Tensor], plans: Plans, scale: float, cap: float | None
+    grad_XD: Tensor, saved: Sequence[Any], plans: Plans, scale: float, cap: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of `attended` by queries, keys and values; scores are computed again."""
+    """The gradients of `attended` by queries, keys and values."""
     by_query, by_key, by_value = [], [], []
     for number, plan in enumerate(plans.groups):
-        q, k, v = saved[3 * number : 3 * number + 3]
+        q, k, v, kept = saved[4 * number : 4 * number + 4]
         g = grad_XD.index_select(0, plan.queries).index_fill_(0, plan.pads, 0)  # rows past an end are nobody's
         g = g.view(q.shape)
         dq: list[Tensor] = []
         dk, dv = k.new_empty(0), v.new_empty(0)
         for rows, seen in reversed(list(blocks(q.shape[2]))):  # the last block sees every key
             q_b, g_b = q[:, :, rows].flatten(1, 2), g[:, :, rows].flatten(1, 2)
-            p, damp = probabilities(q[:, :, rows], k[:, :seen], plan, rows, cap)
+            p, damp = (kept, None) if kept is not None else probabilities(q[:, :, rows], k[:, :seen], plan, rows, cap)
             by_p = (g_b @ v[:, :seen].transpose(1, 2)).view(p.shape)
             ds = torch._softmax_backward_data(by_p, p, -1, p.dtype)
             ds = (ds if damp is None else ds.mul_(damp)).flatten(1, 2)
