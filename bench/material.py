@@ -101,18 +101,23 @@ def set_adapter(model: Any) -> None:
                 p.copy_(torch.randn(p.shape, generator=generator) / p.shape[1] ** 0.5)
 
 
-def work(case: Case, shared_prompt: bool) -> float:
+def work(case: Case, ours: bool) -> float:
     """Multiply-adds x 2 of the matrix products of one step's training, averaged over the steps.
 
     2 x parameters x tokens per forward; the backward of activations as much again, of trained weights as much once
-    more. The head counts at completion tokens. `shared_prompt`: prompts once per pair, else once per answer.
+    more. The head counts at completion tokens. `ours`: prompts once per pair, else once per answer; the last token of
+    an answer, which predicts nothing, not at all; under LoRA the last block behind its attention at predicting tokens.
     """
     s = case.shape
-    head_width = s.width // s.heads
-    per_layer = 2 * s.width * s.width + 2 * s.width * head_width * s.key_heads + 3 * s.width * s.mlp
-    prompts = completions = 0
+    read = 2 * s.width * s.width // s.heads * s.key_heads + s.width * s.width
+    rest = s.width * s.width + 3 * s.width * s.mlp
+    tokens = predicting = completions = 0
     for row in pairs(case):
-        prompts += len(row["prompt"].split()) * (1 if shared_prompt else 2)
-        completions += len(row["chosen"].split()) + len(row["rejected"].split()) + 2
-    forward = 2 * (per_layer * s.layers * (prompts + completions) + s.vocabulary * s.width * completions)
+        prompt, answers = len(row["prompt"].split()), len(row["chosen"].split()) + len(row["rejected"].split()) + 2
+        tokens += prompt + answers - 2 if ours else 2 * prompt + answers
+        predicting += 1 + answers - 2
+        completions += answers
+    late = predicting if ours and case.adapter != "full" else tokens
+    blocks = s.layers * (read + rest) * tokens - rest * (tokens - late)
+    forward = 2 * (blocks + s.vocabulary * s.width * completions)
     return forward * (3 if case.adapter == "full" else 2) / case.steps

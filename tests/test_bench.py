@@ -45,16 +45,17 @@ def test_pairs_have_the_lengths_the_case_says():
 
 
 def test_work_is_two_times_parameters_times_tokens(monkeypatch):
-    """One pair, counted by hand: blocks at every token, the head at completion tokens, backward as much again."""
+    """One pair, counted by hand: blocks at the tokens that are read, the head at completions, backward as much again."""
     shape = dataclasses.replace(TINY.shape, layers=1, width=4, heads=2, key_heads=1, mlp=8, vocabulary=10)
     case = dataclasses.replace(TINY, shape=shape, steps=1)
     row = {"prompt": f"{word(1)} {word(2)} ", "chosen": word(3), "rejected": f"{word(4)} {word(5)}"}
     monkeypatch.setattr("bench.material.pairs", lambda case: [row])
-    block = 2 * 4 * 4 + 2 * 4 * 2 + 3 * 4 * 8
-    forward = 2 * (block * (2 + 2 + 3) + 10 * 4 * 5)
-    assert work(case, shared_prompt=True) == 2 * forward
-    assert work(case, shared_prompt=False) == 2 * (forward + 2 * block * 2)
-    assert work(dataclasses.replace(case, adapter="full"), shared_prompt=True) == 3 * forward
+    queries_keys_values, rest, head = 4 * 4 + 2 * 4 * 2, 4 * 4 + 3 * 4 * 8, 10 * 4 * 5
+    read, predicting = 2 + (2 - 1) + (3 - 1), 1 + (2 - 1) + (3 - 1)
+    assert work(case, ours=True) == 2 * 2 * (queries_keys_values * read + rest * predicting + head)
+    assert work(case, ours=False) == 2 * 2 * ((queries_keys_values + rest) * (2 * 2 + 2 + 3) + head)
+    full = dataclasses.replace(case, adapter="full")
+    assert work(full, ours=True) == 3 * 2 * ((queries_keys_values + rest) * read + head)
 
 
 def test_a_fast_wrong_number_fails():

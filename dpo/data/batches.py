@@ -46,16 +46,14 @@ def collate(pairs: Sequence[TokenPair], indices: Sequence[int], pad_id: int) -> 
     """Lay out pairs[i] for i in indices as padded rows."""
     sides = [(pairs[i].prompt_ids, pairs[i].chosen_ids) for i in indices]
     sides += [(pairs[i].prompt_ids, pairs[i].rejected_ids) for i in indices]
-    width = max(len(prompt) + len(answer) for prompt, answer in sides)
-    ids_RT = torch.full((len(sides), width), pad_id, dtype=torch.long)
-    mask_RT = torch.zeros((len(sides), width), dtype=torch.bool)
-    completion_RT = torch.zeros_like(mask_RT)
-    for row, (prompt, answer) in enumerate(sides):
-        end = len(prompt) + len(answer)
-        ids_RT[row, :end] = torch.tensor(prompt + answer, dtype=torch.long)
-        mask_RT[row, :end] = True
-        completion_RT[row, len(prompt) : end] = True
-    return PairBatch(ids_RT, mask_RT, completion_RT, completion_RT.sum(1), torch.tensor(list(indices)))
+    start_R1, end_R1 = torch.tensor([(len(p), len(p) + len(a)) for p, a in sides]).t()[:, :, None]
+    width = int(end_R1.max())
+    padding = (pad_id,) * width
+    ids_RT = torch.tensor([(*p, *a, *padding[len(p) + len(a) :]) for p, a in sides])
+    place_T = torch.arange(width)
+    mask_RT = place_T < end_R1
+    completion_RT = mask_RT & (place_T >= start_R1)
+    return PairBatch(ids_RT, mask_RT, completion_RT, (end_R1 - start_R1)[:, 0], torch.tensor(list(indices)))
 
 
 def micro_batches(pairs: Sequence[TokenPair], indices: Sequence[int], token_budget: int) -> list[list[int]]:
