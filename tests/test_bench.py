@@ -45,7 +45,7 @@ def test_pairs_have_the_lengths_the_case_says():
 
 
 def test_work_is_two_times_parameters_times_tokens(monkeypatch):
-    """One pair, counted by hand: blocks at the tokens that are read, the head at completions, backward as much again."""
+    """One pair, by hand: blocks at the tokens that are read, the head at completions, backward as much again."""
     shape = dataclasses.replace(TINY.shape, layers=1, width=4, heads=2, key_heads=1, mlp=8, vocabulary=10)
     case = dataclasses.replace(TINY, shape=shape, steps=1)
     row = {"prompt": f"{word(1)} {word(2)} ", "chosen": word(3), "rejected": f"{word(4)} {word(5)}"}
