@@ -71,7 +71,7 @@ class HeadLogps(torch.autograd.Function):
             return slopes_ND * grad_N[:, None].to(slopes_ND.dtype), None, None, None, None, None
         _slopes, hidden_ND, weight_VD, bias_V, ids_N = ctx.saved_tensors
         by_hidden = torch.empty_like(hidden_ND)
-        by_weight = torch.zeros_like(weight_VD)
+        by_weight = None
         by_bias = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
         for number, part in enumerate(chunks(hidden_ND, weight_VD)):
             if number < len(ctx.kept):
@@ -86,7 +86,10 @@ class HeadLogps(torch.autograd.Function):
                 by_bias += d_nV.sum(0)
             d_nV = d_nV.to(weight_VD.dtype)
             by_hidden[part] = d_nV @ weight_VD
-            by_weight.addmm_(d_nV.t(), hidden_ND[part])
+            if by_weight is None:
+                by_weight = d_nV.t() @ hidden_ND[part]
+            else:
+                by_weight.addmm_(d_nV.t(), hidden_ND[part])
         return by_hidden, by_weight, None if by_bias is None else by_bias.to(bias_V.dtype), None, None, None
 
 
