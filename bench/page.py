@@ -119,7 +119,8 @@ def chart(ratios: dict[str, float]) -> str:
         y, aim = 12 + i * row, TARGETS.get(name)
         out.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{name}</text>')
         out.append(f'<rect x="{left}" y="{y}" width="{value * unit:.1f}" height="18" fill="#4477aa"/>')
-        out.append(f'<text x="{left + value * unit + 6:.1f}" y="{y + 13}">{value:.2f}</text>')
+        end = left + value * unit - 6  # inside the bar: beside it an aim would cross the number
+        out.append(f'<text x="{end:.1f}" y="{y + 13}" text-anchor="end" fill="white">{value:.2f}</text>')
         if aim:
             x = left + aim * unit
             out.append(
