@@ -86,6 +86,24 @@ def answers(step: int, seed: int, length: float) -> list[dict[str, Any]]:
     return [*rows, {"step": step, **greedy, "ended": True, "repetition": 0.0}]
 
 
+def logged_samples(made: list[dict[str, Any]]) -> dict[str, float]:
+    """What an evaluation logs of its answers."""
+    sampled = [row for row in made if row["decoding"] == "sampled"]
+    return {
+        "samples/length": float(np.mean([row["tokens"] for row in sampled])),
+        "samples/repetition": 0.0,
+        "samples/eos_rate": 1.0,
+        "json_rate": float(np.mean([row["completion"] != "prose" for row in sampled])),
+    }
+
+
+def origin(data: int) -> dict[str, Any]:
+    """The provenance of a run on the pairs of this number."""
+    pairs = {"eval_pairs_hash": f"pairs-of-{data:09}", "eval_data_hash": f"tokens-of-{data:09}"}
+    more = {"global_batch": 4, "steps": 4, "trainable_parameters": 100, "commit": "c" * 40, "versions": {"torch": "2"}}
+    return pairs | {"tokenizer_hash": "t" * 64} | more
+
+
 def write_run(
     root: Path,
     seed: int = 0,
@@ -121,34 +139,15 @@ def write_run(
         logged = describe_pairs(table, beta, 1e-6, start)
         made = answers(step, seed, length)
         directory.append(directory.samples, made)
-        sampled = [row for row in made if row["decoding"] == "sampled"]
-        logged |= {
-            "samples/length": float(np.mean([row["tokens"] for row in sampled])),
-            "kl": moved * (0.5 + 0.02 * ((7 * seed + round(30 * beta)) % 5)),
-        }
-        logged |= {"kl_n": 8.0, "samples/repetition": 0.0, "samples/eos_rate": 1.0}
-        logged["json_rate"] = float(np.mean([row["completion"] != "prose" for row in sampled]))
-        rows.append(
-            {
-                "step": step,
-                "kind": "eval",
-                "train/global_step": step,
-                **{f"eval/{k}": v for k, v in logged.items()},
-                "time/evaluation": 1.0,
-            }
-        )
+        logged |= logged_samples(made) | {"kl": moved * (0.5 + 0.02 * ((7 * seed + round(30 * beta)) % 5)), "kl_n": 8.0}
+        about = {"step": step, "kind": "eval", "train/global_step": step, "time/evaluation": 1.0}
+        rows.append(about | {f"eval/{name}": value for name, value in logged.items()})
     steps = [
         {"step": k, "kind": "train", "train/global_step": k, "train/loss": 0.7 - 0.1 * k, "time/step": 0.1}
         for k in range(1, 5)
     ]
     directory.append(directory.metrics, [rows[0], *steps, rows[1]])
-    hashes = {
-        "eval_pairs_hash": f"pairs-of-{data:09}",
-        "tokenizer_hash": "t" * 64,
-        "eval_data_hash": f"tokens-of-{data:09}",
-    }
-    more = {"global_batch": 4, "steps": 4, "trainable_parameters": 100, "commit": "c" * 40, "versions": {"torch": "2"}}
-    directory.write("provenance", hashes | more | {"loss": facts or SUM} | (provenance or {}))
+    directory.write("provenance", origin(data) | {"loss": facts or SUM} | (provenance or {}))
     cut = {"truncated_chosen": 0, "truncated_rejected": 1}
     part = {"pairs": n, "longer_wins": longer_wins, **cut}
     directory.write("audit", {"train": part, "evaluation": part})
