@@ -129,7 +129,7 @@ class Step:
         """The pairs of a micro-batch, counted; `slots` are the places its rows take where another batch holds them."""
         batch = collate(self.pairs, group, self.pad_id)
         tokens = int(batch.mask_RT.sum())
-        own = tokens if self.packed else batch.mask_RT.numel()
+        own = tokens if self.packed else int(batch.widths().sum())
         self.tokens, self.slots = self.tokens + tokens, self.slots + (own if slots is None else slots)
         return batch.to(self.device)
 

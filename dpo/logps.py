@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpo.attention import reading
-from dpo.data.batches import PairBatch
+from dpo.data.batches import PairBatch, back
 from dpo.head import head_logps
 from dpo.kernels import quicken
 from dpo.tree import as_trees
@@ -114,10 +114,25 @@ class Scorer(nn.Module):
         for "token_kl" KL(reference || policy), where reference_NV are the reference's logits, then for
         "token_facts" the distribution's entropy, and 1 where the token is its argmax (no graph).
         """
+        groups = self.groups(batch)
+        parts = []
+        for rows in groups:
+            theirs_NV = reference_NV
+            if reference_NV is not None and len(groups) > 1:
+                theirs_NV = reference_NV[tokens_of(batch, rows)]
+            parts.append(self.read(batch.only(rows), needs, theirs_NV))
+        return in_order(parts, groups)
+
+    def groups(self, batch: PairBatch) -> list[list[int]]:
+        """The rows that one pass over the model reads: all of them as trees, else those of similar length."""
+        return batch.groups() if self.layout == "padded" else [list(range(len(batch.ids_RT)))]
+
+    def read(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
+        """What `forward` returns, from one pass over the model: trees, or rows padded to the longest."""
         head = self.plain_head() if self.layout == "shared_prompt" and "token_kl" not in needs else None
         if head is not None:
             return self.fused(batch, head, needs)
-        logits_NV = self.logits(batch)
+        logits_NV = self.pass_logits(batch)
         logp_RC = token_logps(logits_NV, batch)
         more = []
         if "wpo" in needs:
@@ -130,7 +145,14 @@ class Scorer(nn.Module):
         return torch.stack([logp_RC, *(pad_rows(x_N, batch.length_R) for x_N in more)]) if more else logp_RC
 
     def logits(self, batch: PairBatch) -> Tensor:
-        """logits_NV at the positions that predict a completion token, in the model's own dtype.
+        """logits_NV at the positions that predict a completion token, in the model's own dtype."""
+        groups = self.groups(batch)
+        parts = [self.pass_logits(batch.only(rows)) for rows in groups]
+        tokens_N = torch.cat([tokens_of(batch, rows) for rows in groups])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[tokens_N.argsort()]
+
+    def pass_logits(self, batch: PairBatch) -> Tensor:
+        """What `logits` returns, from one pass over the model.
 
         A hook narrows the head's input to those positions, so logits have shape (1, N, V) and the
         architecture's own scaling or soft-capping still applies.
@@ -173,6 +195,20 @@ class Scorer(nn.Module):
         """The head where it is one linear layer and nothing else: no adapter on it."""
         head = bare(self.model).get_output_embeddings()
         return head if type(head) is nn.Linear else None
+
+
+def tokens_of(batch: PairBatch, rows: Sequence[int]) -> Tensor:
+    """Where the completion tokens of these rows are among all N of the batch."""
+    starts = (batch.length_R.cumsum(0) - batch.length_R).tolist()
+    lengths = batch.length_R.tolist()
+    return torch.cat([torch.arange(starts[r], starts[r] + lengths[r]) for r in rows]).to(batch.ids_RT.device)
+
+
+def in_order(parts: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
+    """(..., R, C) in the batch's order from a part (..., r, c) for each group of its rows; zero past a part's c."""
+    width = max(part.shape[-1] for part in parts)
+    padded = [F.pad(part, (0, width - part.shape[-1])) for part in parts]
+    return torch.cat(padded, -2).index_select(-2, back(groups).to(parts[0].device))
 
 
 def bare(model: Any) -> Any:

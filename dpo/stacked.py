@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dpo.accumulate import Part, Step, Work, random_state, restored
 from dpo.data.batches import PairBatch, collate, micro_batches, row_length
+from dpo.logps import in_order
 from dpo.metrics import PairRows
 from dpo.progress import say
 from dpo.tree import sizes
@@ -30,15 +31,11 @@ T = TypeVar("T")
 
 
 class SideBySide(nn.Module):
-    """J linear maps of one shape, each for its own part of the tokens.
+    """J linear maps of one shape, each for its own stretch of a joint batch: `sizes_J` along its dimension `dim`."""
 
-    A packed row (1, N, D) is cut into stretches of `sizes_J` tokens; where those are None, padded rows (R, T, D) into
-    both sides and each side into J equal parts.
-    """
-
-    def __init__(self, linears: Sequence[nn.Linear], sizes_J: list[int] | None) -> None:
+    def __init__(self, linears: Sequence[nn.Linear], sizes_J: list[int], dim: int) -> None:
         super().__init__()
-        self.linears, self.sizes_J = linears, sizes_J
+        self.linears, self.sizes_J, self.dim = linears, sizes_J, dim
 
     @property
     def weight(self) -> Tensor:
@@ -46,19 +43,8 @@ class SideBySide(nn.Module):
         return self.linears[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.sizes_J is None:
-            return self.in_rows(x)
-        parts = x.split(self.sizes_J, dim=1)
-        return torch.cat([linear(part) for linear, part in zip(self.linears, parts, strict=True)], dim=1)
-
-    def in_rows(self, x_RTD: Tensor) -> Tensor:
-        """The maps as one product over equal parts."""
-        jobs, width = len(self.linears), x_RTD.shape[-1]
-        parts = x_RTD.reshape(2, jobs, -1, width).transpose(0, 1)
-        weight_JDO = torch.stack([linear.weight for linear in self.linears]).transpose(1, 2)
-        out = torch.bmm(parts.reshape(jobs, -1, width), weight_JDO)
-        out = out.reshape(jobs, 2, -1, out.shape[-1]).transpose(0, 1)
-        return out.reshape(*x_RTD.shape[:-1], out.shape[-1])
+        parts = x.split(self.sizes_J, self.dim)
+        return torch.cat([linear(part) for linear, part in zip(self.linears, parts, strict=True)], self.dim)
 
 
 def stackable(model: Any) -> bool:
@@ -79,8 +65,8 @@ def adapted(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 @contextmanager
-def side_by_side(models: Sequence[Any], sizes_J: list[int] | None) -> Iterator[None]:
-    """Within it models[0] reads a joint batch, each run's rows (or stretch of tokens) through its own adapter."""
+def side_by_side(models: Sequence[Any], sizes_J: list[int], dim: int) -> Iterator[None]:
+    """Within it models[0] reads a joint batch, each run's tokens (dim 1) or rows (dim 0) through its own adapter."""
     kept = []
     try:
         for name, layer in adapted(models[0]):
@@ -88,7 +74,7 @@ def side_by_side(models: Sequence[Any], sizes_J: list[int] | None) -> Iterator[N
             for part in ("lora_A", "lora_B"):
                 own = getattr(layer, part)
                 kept.append((own, own["default"]))
-                own["default"] = SideBySide([getattr(peer, part)["default"] for peer in peers], sizes_J)
+                own["default"] = SideBySide([getattr(peer, part)["default"] for peer in peers], sizes_J, dim)
         yield
     finally:
         for own, linear in reversed(kept):
@@ -107,19 +93,35 @@ def accumulate(steps: Sequence[Step]) -> list[tuple[PairRows, float]]:
     size = -(-len(first.indices) // rounds)
     wanted = frozenset().union(*(step.loss.needs for step in steps)) & {"wpo"}
     parts: list[list[Part]] = [[] for _ in steps]
-    models = [step.scorer.model for step in steps]
     for start in range(0, len(first.indices), size):
         groups = [order[start : start + size] for order in orders]
         pairs = [step.pairs[i] for step, group in zip(steps, groups, strict=True) for i in group]
         joint = collate(pairs, range(len(pairs)), first.pad_id).to(first.device)
-        with side_by_side(models, stretches(joint, jobs) if first.packed else None):
-            with torch.autocast(first.device.type, torch.bfloat16, enabled=first.precision == "bf16"):
-                scored = first.scorer(joint, wanted) if wanted else first.scorer(joint)
-            slots = None if first.packed else joint.mask_RT.numel() // jobs
-            for j, (step, group) in enumerate(zip(steps, groups, strict=True)):
-                parts[j].append(step.part(step.collate(group, slots), share(scored, j, jobs, bool(wanted))))
-            torch.stack([part[-1].loss for part in parts]).sum().backward()
+        scored = read(steps, joint, wanted)
+        slots_J = [None] * jobs if first.packed else joint.widths().view(2, jobs, -1).sum((0, 2)).tolist()
+        for j, (step, group) in enumerate(zip(steps, groups, strict=True)):
+            parts[j].append(step.part(step.collate(group, slots_J[j]), share(scored, j, jobs, bool(wanted))))
+        torch.stack([part[-1].loss for part in parts]).sum().backward()
     return [step.end(part) for step, part in zip(steps, parts, strict=True)]
+
+
+def read(steps: Sequence[Step], joint: PairBatch, needs: frozenset[str]) -> Tensor:
+    """What the first run's scorer returns for the joint batch, each run's part of it read through its own adapter."""
+    first, jobs = steps[0], len(steps)
+    scorer: Any = first.scorer
+    models = [step.scorer.model for step in steps]
+    with torch.autocast(first.device.type, torch.bfloat16, enabled=first.precision == "bf16"):
+        if first.packed:
+            with side_by_side(models, stretches(joint, jobs), 1):
+                return scorer(joint, needs)
+        owner_R = torch.arange(jobs).repeat_interleave(len(joint.pair_B) // jobs).repeat(2).tolist()
+        groups = [sorted(rows, key=lambda r: owner_R[r]) for rows in joint.groups()]
+        parts = []
+        for rows in groups:
+            owners = [owner_R[r] for r in rows]
+            with side_by_side(models, [owners.count(j) for j in range(jobs)], 0):
+                parts.append(scorer.read(joint.only(rows), needs))
+        return in_order(parts, groups)
 
 
 def stretches(joint: PairBatch, jobs: int) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from dpo.accumulate import drive
 from dpo.beta import Fixed
 from dpo.config import load
+from dpo.data import batches
 from dpo.data.batches import micro_batches, row_length
 from dpo.data.tokens import TokenPair
 from dpo.evaluate.held_out import evaluate_pairs
@@ -89,6 +90,16 @@ def test_unequal_micro_batches_change_nothing(tmp_path, whole, budget, name):
     assert len(sizes) > 1
     expected, expected_gradient, _ = whole["ragged", name]
     values, gradient, _ = step(tmp_path, RAGGED, budget, LOSSES[name])
+    assert {k: values[k] for k in SAME} == pytest.approx({k: expected[k] for k in SAME}, rel=WITHIN, abs=WITHIN)
+    assert float((gradient - expected_gradient).norm()) < WITHIN * float(expected_gradient.norm())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_groups_of_similar_rows_change_nothing(tmp_path, monkeypatch, whole, name):
+    """One micro-batch whose rows are read a few at a time: loss, gradient norm and rewards of the whole."""
+    monkeypatch.setattr(batches, "WHOLE", 0)
+    expected, expected_gradient, _ = whole["ragged", name]
+    values, gradient, _ = step(tmp_path, RAGGED, 9999, LOSSES[name])
     assert {k: values[k] for k in SAME} == pytest.approx({k: expected[k] for k in SAME}, rel=WITHIN, abs=WITHIN)
     assert float((gradient - expected_gradient).norm()) < WITHIN * float(expected_gradient.norm())
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dpo.data import batches
 from dpo.data.batches import collate
 from dpo.data.tokens import TokenPair
 from dpo.logps import PairLogps, Scorer, pad_rows, score
@@ -77,6 +78,38 @@ def test_the_rest_of_the_batch_changes_nothing(family):
     for i, p in enumerate(PAIRS):
         width = max(len(p.chosen_ids), len(p.rejected_ids))
         assert torch.allclose(rows(net, [p]), together[[i, len(PAIRS) + i], :width], rtol=0, atol=WITHIN)
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Small batches are cut into groups of rows too."""
+    monkeypatch.setattr(batches, "WHOLE", 0)
+    assert 4 <= len(collate(PAIRS, range(len(PAIRS)), 0).groups()) < 2 * len(PAIRS)
+
+
+@EVERY
+def test_groups_of_similar_rows_score_as_one_batch(family, monkeypatch):
+    """Log-probs and what losses ask for beside them, for the graph and for the other model's logits."""
+    net, batch = toys.model(family), collate(PAIRS, range(len(PAIRS)), 0)
+    other, needs = Scorer(toys.model(family, seed=1)), frozenset({"wpo", "token_kl", "token_facts"})
+    asked = {}
+    for name, limit in (("whole", 9999), ("cut", 0)):
+        monkeypatch.setattr(batches, "WHOLE", limit)
+        net.zero_grad()
+        scores_KRC = Scorer(net)(batch, needs, other.logits(batch).detach())
+        (scores_KRC[0].sum() + scores_KRC[2].sum()).backward()
+        asked[name] = scores_KRC.detach(), torch.cat([p.grad.flatten() for p in net.parameters()])
+    (scores_KRC, gradient), (expected_KRC, expected) = asked["cut"], asked["whole"]
+    assert torch.allclose(scores_KRC, expected_KRC, rtol=0, atol=WITHIN)
+    assert float((gradient - expected).norm()) < WITHIN * float(expected.norm())
+
+
+def test_the_rows_of_a_batch_are_read_in_groups_of_similar_length(cut):
+    """What reaches the model holds at most 5 % padding."""
+    net, seen = toys.model(), []
+    net.register_forward_pre_hook(lambda _, args, given: seen.append(given["attention_mask"]), with_kwargs=True)
+    rows(net)
+    assert len(seen) > 1 and 1 - sum(int(m.sum()) for m in seen) / sum(m.numel() for m in seen) <= 0.05
 
 
 @EVERY

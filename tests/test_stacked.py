@@ -12,6 +12,7 @@ from dpo.__main__ import main
 from dpo.accumulate import Step, drive
 from dpo.beta import Fixed
 from dpo.config import load
+from dpo.data import batches
 from dpo.data.batches import collate, step_indices
 from dpo.logps import Scorer
 from dpo.loop import Trainee, optimizer_step
@@ -225,6 +226,23 @@ def test_runs_of_every_kind_in_one_batch_train_as_they_would_alone(layout, budge
     for run, joint in zip(RUNS, together, strict=True):
         assert all((row["padding"] == 0) == (layout == "shared_prompt") for row in joint[0])
         assert_same_training(joint, drive(training(*run, tmp_path, layout=layout, budget=budget)))
+
+
+def test_padded_rows_of_all_runs_in_groups_of_similar_length_train_as_they_would_alone(
+    monkeypatch, only_joint, tmp_path
+):
+    """A group may hold many rows of one run and none of another; all runs' padding together is at most 5 %."""
+    monkeypatch.setattr(batches, "WHOLE", 0)
+    together = drive_together([training(*run, tmp_path, layout="padded") for run in RUNS])
+    only_joint.undo()
+    for rows in zip(*(values for values, _ in together), strict=True):
+        tokens, places = (
+            sum(row["tokens/step"] / by(row) for row in rows) for by in (lambda _: 1, lambda row: 1 - row["padding"])
+        )
+        assert 0 <= 1 - tokens / places <= 0.05 and all(row["padding"] >= 0 for row in rows)
+    monkeypatch.setattr(batches, "WHOLE", 9999)
+    for run, joint in zip(RUNS, together, strict=True):
+        assert_same_training(joint, drive(training(*run, tmp_path, layout="padded")))
 
 
 @pytest.mark.parametrize("family", ("gpt2", "gemma2", "qwen2"))

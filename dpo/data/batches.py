@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from dpo.data.tokens import TokenPair
+
+PADDING = 0.05
+"""Largest share of padding among the places that a model reads of a batch's rows."""
+WHOLE = 1024
+"""Places up to which a batch is read whole: a further forward of so few tokens takes longer than their padding."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,27 @@ class PairBatch:
             completion_RT=self.completion_RT.to(device),
             length_R=self.length_R.to(device),
         )
+
+    def groups(self) -> list[list[int]]:
+        """Rows to read together, so that little is padding: see `rectangles`."""
+        return rectangles(self.mask_RT.sum(1).tolist())
+
+    def only(self, rows: list[int]) -> PairBatch:
+        """Some of the rows, in this order and cut to their longest; pair_B stays the whole batch's."""
+        if rows == list(range(len(self.ids_RT))):
+            return self
+        index = torch.tensor(rows, device=self.ids_RT.device)
+        width = int(self.mask_RT[index].sum(1).max())
+        ids_RT, mask_RT, completion_RT = (x[index, :width] for x in (self.ids_RT, self.mask_RT, self.completion_RT))
+        return replace(self, ids_RT=ids_RT, mask_RT=mask_RT, completion_RT=completion_RT, length_R=self.length_R[index])
+
+    def widths(self) -> Tensor:
+        """How many places each row takes, padding included: tokens of the longest row of its group, shape (R,)."""
+        length_R = self.mask_RT.sum(1).cpu()
+        widths_R = torch.empty_like(length_R)
+        for rows in rectangles(length_R.tolist()):
+            widths_R[rows] = length_R[rows].max()
+        return widths_R
 
 
 def collate(pairs: Sequence[TokenPair], indices: Sequence[int], pad_id: int) -> PairBatch:
@@ -70,6 +97,34 @@ def micro_batches(pairs: Sequence[TokenPair], indices: Sequence[int], token_budg
         else:
             groups.append([i])
     return groups
+
+
+def rectangles(length_R: Sequence[int]) -> list[list[int]]:
+    """Rows of these lengths in groups of similar ones, few of them, whose padding is at most PADDING of all places.
+
+    Up to WHOLE places the rows stay together, in their order; else they are cut where that saves most, until enough
+    is saved.
+    """
+    rows = sorted(range(len(length_R)), key=lambda r: (length_R[r], r))
+    sorted_R = [length_R[r] for r in rows]
+    places, tokens = len(rows) * sorted_R[-1], sum(sorted_R)
+    if places <= WHOLE or tokens >= (1 - PADDING) * places:
+        return [list(range(len(rows)))]
+    ends = [0, len(rows)]
+    while tokens < (1 - PADDING) * places:
+        saved, cut = max(
+            ((i - start) * (sorted_R[end - 1] - sorted_R[i - 1]), i)
+            for start, end in pairwise(ends)
+            for i in range(start + 1, end)
+        )
+        places -= saved
+        ends = sorted([*ends, cut])
+    return [rows[start:end] for start, end in pairwise(ends)]
+
+
+def back(groups: Sequence[Sequence[int]]) -> Tensor:
+    """Where each row is among the rows of all groups, one group after the other."""
+    return torch.tensor([row for group in groups for row in group]).argsort()
 
 
 def row_length(pair: TokenPair) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dpo.data.batches import PairBatch
+from dpo.data.batches import PairBatch, back
 from dpo.errors import UsageError
 from dpo.models.adapters import Adapter
 from dpo.models.pretrained import DTYPES, Pretrained, first_line, load_model
@@ -89,7 +89,14 @@ class RewardScorer(nn.Module):
         self.model = model
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """(chosen_B, rejected_B): the head's output at each row's last token, in float32.
+        """(chosen_B, rejected_B): the head's output at each row's last token, in float32."""
+        groups = batch.groups()
+        reward_R = torch.cat([self.rewards(batch.only(rows)) for rows in groups])
+        chosen_B, rejected_B = reward_R[back(groups)].chunk(2)
+        return chosen_B, rejected_B
+
+    def rewards(self, batch: PairBatch) -> Tensor:
+        """The reward of each row, from one pass over the model.
 
         The head's outputs are caught by a hook and picked by the mask: transformers looks for the last
         token that is not the pad token, and where padding is done with EOS that is not the last one.
@@ -102,5 +109,4 @@ class RewardScorer(nn.Module):
             hook.remove()
         reward_RT = caught[0].squeeze(-1).float()
         last_R = batch.mask_RT.sum(1) - 1
-        chosen_B, rejected_B = reward_RT.gather(1, last_R[:, None]).squeeze(1).chunk(2)
-        return chosen_B, rejected_B
+        return reward_RT.gather(1, last_R[:, None]).squeeze(1)

@@ -1,5 +1,6 @@
 """Layout of pairs as rows, micro-batches by token budget, and the seeded order of pairs."""
 
+import functools
 import itertools
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpo.data.batches import collate, micro_batches, row_length, step_indices
+from dpo.data.batches import PADDING, WHOLE, back, collate, micro_batches, rectangles, row_length, step_indices
 from dpo.data.tokens import TokenPair
 from tests import toys
 
@@ -90,6 +91,68 @@ def test_micro_batches_do_not_depend_on_the_order_asked_for():
     """The same pairs in another order make the same groups."""
     pairs = toys.random_pairs(12, 2)
     assert micro_batches(pairs, range(12), 60) == micro_batches(pairs, reversed(range(12)), 60)
+
+
+LENGTHS = st.lists(st.integers(1, 400), min_size=1, max_size=40)
+
+
+@QUICK
+@given(lengths=LENGTHS)
+def test_groups_of_rows_hold_every_row_once(lengths):
+    """And `back` finds each of them again."""
+    groups = rectangles(lengths)
+    flat = [row for group in groups for row in group]
+    assert [flat[place] for place in back(groups).tolist()] == list(range(len(lengths)))
+
+
+@QUICK
+@given(lengths=LENGTHS)
+def test_little_of_a_large_batch_is_padding(lengths):
+    """At most 5 % of its groups' places; a batch of few places stays whole."""
+    groups = rectangles(lengths)
+    places = sum(len(group) * max(lengths[r] for r in group) for group in groups)
+    if len(lengths) * max(lengths) <= WHOLE:
+        assert groups == [list(range(len(lengths)))]
+    else:
+        assert 1 - sum(lengths) / places <= PADDING == 0.05
+
+
+def test_rows_are_cut_where_their_lengths_part_and_no_further():
+    """Two lengths make two groups; lengths within 5 % of each other make one."""
+    assert rectangles([300, 100, 300, 100]) == [[1, 3], [0, 2]]
+    assert rectangles([300, 290, 300, 295]) == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hardly_fewer_groups_of_rows_would_do(seed):
+    """At most one more than the fewest that any cuts of the sorted rows could be."""
+    lengths = sorted(row_length(pair) for pair in toys.random_pairs(24, seed, longest=90))
+
+    @functools.cache
+    def fewest_places(rows: int, groups: int) -> float:
+        """Of the shortest `rows` rows in so many groups."""
+        if groups == 1 or not rows:
+            return rows * lengths[rows - 1] if rows else 0
+        starts = range(rows)
+        return min(fewest_places(start, groups - 1) + (rows - start) * lengths[rows - 1] for start in starts)
+
+    allowed = sum(lengths) / (1 - PADDING)
+    assert fewest_places(24, max(1, len(rectangles(lengths)) - 2)) > allowed
+
+
+def test_some_rows_of_a_batch_are_cut_to_their_longest():
+    """Rows 3 and 1 of TWO: the tokens that were there, in the order asked for, without the third row's width."""
+    some = collate(TWO, [0, 1], pad_id=0).only([3, 1])
+    assert some.ids_RT.tolist() == [[7, 9, 10], [7, 8, 0]]
+    assert some.mask_RT.int().tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert some.completion_RT.int().tolist() == [[0, 1, 1], [0, 1, 0]] and some.length_R.tolist() == [2, 1]
+
+
+def test_a_row_takes_as_many_places_as_the_longest_of_its_group():
+    """Rows of 400 and 300 tokens in two groups of 2: 1400 places without padding; the whole would be 1600."""
+    pairs = [TokenPair(str(i), (1,), (2,) * 399, (3,) * 299) for i in range(2)]
+    batch = collate(pairs, [0, 1], pad_id=0)
+    assert batch.groups() == [[2, 3], [0, 1]] and batch.widths().tolist() == [400, 400, 300, 300]
 
 
 @QUICK

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dpo.data import batches
 from dpo.data.batches import collate
 from dpo.models.adapters import Full, Lora, Partial
 from dpo.models.pretrained import load_model, weights_hash
@@ -84,6 +85,14 @@ def test_padding_with_the_answers_last_token_changes_nothing(start):
     model = stirred(trainable(untrained(start, BASE, 7), Full(), 0))
     pairs = [type(p)(p.id, p.prompt_ids, (*p.chosen_ids, 7), (*p.rejected_ids, 7)) for p in PAIRS]
     assert rewards(model, pairs, 7) == pytest.approx(rewards(model, pairs, 0), abs=1e-5)
+
+
+def test_groups_of_similar_rows_are_scored_as_one_batch(start, monkeypatch):
+    """Each answer's reward in its own place."""
+    model = stirred(trainable(untrained(start, BASE, 0), Full(), 0))
+    whole = rewards(model)
+    monkeypatch.setattr(batches, "WHOLE", 0)
+    assert len(collate(PAIRS, range(6), 0).groups()) > 2 and rewards(model) == pytest.approx(whole, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
