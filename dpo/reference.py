@@ -17,6 +17,7 @@ from dpo.data.batches import PairBatch, collate, micro_batches
 from dpo.data.tokens import TokenPair, content_hash, mismatch
 from dpo.errors import UsageError
 from dpo.logps import NO_NEEDS, PairLogps, Scorer, pad_rows
+from dpo.models.liger import fused
 from dpo.models.pretrained import weights_hash
 from dpo.progress import bar
 
@@ -114,7 +115,7 @@ class Reference:
     ) -> tuple[StoredLogps, bool]:
         """The pairs' log-probs from the store, and whether they were found there (else computed and kept).
 
-        The key is the reference's weights, the precision, the layout (another one rounds elsewhere) and the pairs'
+        The key is the reference's weights, the precision, layout and kernels (others round elsewhere) and the pairs'
         token ids in their order (which tokenizer, template and truncation decide), and nothing else.
         """
         dtype = str(next(self.model.parameters()).dtype)
@@ -124,6 +125,7 @@ class Reference:
             self.precision,
             content_hash(pairs),
             *([] if self.layout == "padded" else [self.layout]),
+            *(["liger"] if fused(self.model) else []),
         ]
         path = cache / "reference" / f"{key(*parts)}.safetensors"
 

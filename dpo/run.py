@@ -6,6 +6,7 @@ import shutil
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from dpo.libraries import import_libraries
 from dpo.logps import Scorer
 from dpo.loop import Trainee, total_steps, train
 from dpo.metrics import PairRows, flags
+from dpo.models.liger import kernels_of
 from dpo.models.pretrained import weights_hash
 from dpo.progress import say
 from dpo.provenance import code, data_files, provenance, scale, yardstick
@@ -99,9 +101,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     beta = config.beta.over(total_steps(len(train_pairs), config.train))
     if note := beta.remark(config.plain["loss"]["usual_beta"]):
         say(f"note: {note}")
-    layout, remark = layout_of(model.config, config.train.layout)
-    if remark:
-        say(f"note: {remark}")
+    layout, kernels = how_it_is_read(config, model, device)
     trainee = Trainee(
         model, Scorer(model, layout), tokenizer, train_pairs, stored_train, config.loss, beta, config.seed
     )
@@ -113,6 +113,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         "train_data_hash": content_hash(train_pairs),
         "eval_data_hash": content_hash(eval_pairs),
         "layout": layout,
+        "kernels": kernels,
         **yardstick(split.evaluation, tokenizer),
         "loss": scale(config.loss),
         "global_batch": config.train.batch_size,
@@ -143,6 +144,15 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         failed = False
     finally:
         tracker.finish(directory.read("summary")["last"] if not failed else {}, failed)
+
+
+def how_it_is_read(config: Config, model: Any, device: torch.device) -> tuple[str, str]:
+    """(layout, kernels) of the policy, with a note where they are not the ones asked for."""
+    layout, remark = layout_of(model.config, config.train.layout)
+    kernels, other = kernels_of(config.model, model.config.model_type, device)
+    for note in filter(None, (remark, other)):
+        say(f"note: {note}")
+    return layout, kernels
 
 
 def reference_logps(

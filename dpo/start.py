@@ -15,6 +15,7 @@ from dpo.data.pair import Split
 from dpo.data.tokens import TokenPair, render, tokenise
 from dpo.errors import UsageError
 from dpo.evaluate.samples import answer
+from dpo.models.liger import fuse, kernels_of
 from dpo.models.pretrained import load_model, load_tokenizer
 from dpo.models.tiny import Tiny
 from dpo.records import read_json, write_json
@@ -27,7 +28,13 @@ def load(path: str, config: Config) -> Any:
     """A model from a folder or hub id, loaded the way the run's model is."""
     base = config.model
     how = (path, base.dtype, base.attention, base.revision, base.trust_remote_code)
-    return own_copy(key(*how), lambda: load_model(*how))
+    return quick(own_copy(key(*how), lambda: load_model(*how)), config)
+
+
+def quick(model: Any, config: Config) -> Any:
+    """The model with the kernels that the run's device and settings call for."""
+    kernels, _ = kernels_of(config.model, model.config.model_type, pick_device(config.train.device))
+    return fuse(model) if kernels == "liger" else model
 
 
 def tokens(pairs: list[Any], tokenizer: Any, config: Config) -> tuple[list[TokenPair], dict[str, int]]:
@@ -77,7 +84,7 @@ def make_reference(
         path = sft_start(config, small, tokenizer, cache, device)
     revision = choice.revision if choice.path is not None else config.model.revision
     base = config.model
-    frozen = load_model(path, base.dtype, base.attention, revision, base.trust_remote_code)
+    frozen = quick(load_model(path, base.dtype, base.attention, revision, base.trust_remote_code), config)
     check_embeddings(frozen, tokenizer, path)
     layout = layout_of(frozen.config, config.train.layout)[0]
     return Reference(frozen.requires_grad_(False).to(device), precision=precision, layout=layout)
