@@ -54,6 +54,6 @@ pictures: report
 	cp $(DIR)/report/beta.svg docs/beta.svg
 	cp $(DIR)/report/curves.svg docs/rewards.svg
 
-# make bench ONLY=train_135m_fp32 (or growth) runs one case; RESUME=1 goes on where an interrupted bench stopped
+# make bench ONLY=train_135m_fp32 (or growth, or gpu) runs one case; RESUME=1 goes on where an interrupted bench stopped
 bench: setup
 	$(BIN)/python -m bench $(ONLY) $(if $(RESUME),--resume)

@@ -1,40 +1,45 @@
 """`make bench`: every case on both sides in turn, in processes of their own; writes results, table and chart.
 
-python -m bench [CASE | growth]     one case; its row of bench/results/latest.json is replaced, the others stay
-python -m bench --resume            only the cases that latest.json lacks for these versions
+python -m bench [CASE | growth | gpu]   one case, or one part: its rows of bench/results/latest.json are replaced
+python -m bench --resume                only the cases that latest.json lacks for these versions
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import machine, page
-from bench.cases import BETAS, CASES, Case, growth
-from bench.material import model_folder, work
+from bench.cases import CASES, GPU_CASES, Case, growth
+from bench.material import work
 from bench.ours import STACKED
+from bench.sides import ours, peaks, theirs
 from bench.theirs import BEST, DEFAULT
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-CACHE = Path(os.environ.get("DPO_CACHE", "outputs/cache"))
+GPU = ("gpu", *(case.name for case in GPU_CASES))
+"""What may be asked for that only a GPU can measure."""
 MEMORY = ("peak_memory_135m_long_prompt", "train_135m_long_prompt_fp32")
+WEIGHTS = {"weights": "bfloat16"}
+LIGER = [{**WEIGHTS, "use_liger_kernel": True}] if importlib.util.find_spec("liger_kernel") else []
 OPTIONS = {
-    "train_135m_bf16": [{}, {"weights": "bfloat16"}],
-    "train_135m_long_prompt_bf16": [{}, {"weights": "bfloat16"}],
-}
+    "train_135m_bf16": [{}, WEIGHTS],
+    "train_135m_long_prompt_bf16": [{}, WEIGHTS],
+} | {case.name: [WEIGHTS, *LIGER] for case in GPU_CASES}
 """Settings of TRL that are tried beside BEST; the fastest counts."""
-ONE_THREAD = "train.threads=1"
-OURS = {"train_tiny_fp32": ([], [ONE_THREAD]), "sweep8_tiny": ([], [STACKED])}
+ONE_THREAD, BF16 = "train.threads=1", "model.dtype=bfloat16"
+ON_GPU = [[BF16], *([["model=hf_liger", BF16]] if LIGER else [])]
+OURS = {"train_tiny_fp32": [[], [ONE_THREAD]], "sweep8_tiny": [[], [STACKED]]} | {
+    case.name: [[*settings, STACKED] for settings in ON_GPU] if case.betas > 1 else ON_GPU for case in GPU_CASES
+}
 """Settings of ours that are tried, for the same reason as TINY_THREADS; the fastest counts."""
 TINY_THREADS = ("train_tiny_fp32",)
 """Very small models may be faster on one thread: TRL is timed with one and with all, and its faster one counts."""
@@ -49,53 +54,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def timed(module: str, arguments: list[str], threads: int | None = None) -> dict[str, Any]:
-    """Run a side's process; what it wrote, and its wall-clock seconds from start to exit as `process`."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out.json"
-        environment = os.environ | {
-            "HF_DATASETS_CACHE": folder,
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "WANDB_MODE": "disabled",
-        }
-        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        given = [a.replace("OUT", str(out)).replace("CACHE", f"{folder}/cache") for a in arguments]
-        begin = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", module, *given], env=environment, capture_output=True, text=True)
-        seconds = time.perf_counter() - begin
-        if done.returncode:
-            raise RuntimeError(f"{module} {given[0]} failed:\n{done.stderr[-3000:]}")
-        return json.loads(out.read_text()) | {"process": seconds}
-
-
-def theirs(case: Case, settings: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
-    """TRL's side: one process per beta."""
-    model = str(model_folder(case, CACHE))
-    betas = BETAS[: case.betas] if case.betas > 1 else (0.1,)
-    runs = [timed("bench.theirs", [case.name, model, "OUT", json.dumps(settings), str(b)], threads) for b in betas]
-    return joined(runs)
-
-
-def ours(case: Case, cache: str = "CACHE", settings: Sequence[str] = ()) -> dict[str, Any]:
-    """Our side: one process, also for a sweep; with an empty cache of its own unless one is given."""
-    return timed("bench.ours", [case.name, str(model_folder(case, CACHE)), cache, "OUT", *settings])
-
-
-def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """One result of the processes of a sweep."""
-    return runs[0] | {
-        "losses": [x for run in runs for x in run["losses"]],
-        "process": sum(run["process"] for run in runs),
-        "peak_mb": max(run["peak_mb"] for run in runs),
-    }
-
-
 def measure(case: Case) -> dict[str, Any]:
     """Both sides in turn, `repeats` times; medians, losses compared."""
     all_ours: dict[int, list[dict[str, Any]]] = {}
     their_runs: dict[int, list[dict[str, Any]]] = {}
-    tried = OURS.get(case.name, ([],))
+    tried = OURS.get(case.name, [[]])
     for repeat in range(case.repeats):
         for number, (settings, threads) in enumerate(choices(case)):
             run = theirs(case, settings, threads)
@@ -203,14 +166,6 @@ def growing() -> dict[str, Any]:
     return table | {"passes": passes}
 
 
-def peaks() -> dict[str, float]:
-    """GFLOP/s of this machine's matrix products now."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "peak.json"
-        subprocess.run([sys.executable, "-m", "bench.machine", str(out)], check=True)
-        return json.loads(out.read_text())
-
-
 def ratios(cases: dict[str, Any]) -> dict[str, float]:
     """TRL's best time over ours by case, and its peak memory over ours."""
     found = {name: row["ratio"] for name, row in cases.items()}
@@ -221,62 +176,93 @@ def ratios(cases: dict[str, Any]) -> dict[str, float]:
 
 def save(results: dict[str, Any]) -> None:
     """Write latest.json, and the page of the docs from it."""
-    results["ratios"] = ratios(results["cases"])
+    for part in (results, results.get("gpu")):
+        if part is not None:
+            part["ratios"] = ratios(part["cases"])
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     page.write(results, RESULTS.parent.parent.parent / "docs")
 
 
 def start(resume: bool, only: str | None) -> dict[str, Any]:
-    """The results so far, where they are to be added to and were measured by the same versions on such a machine."""
-    fresh = {"machine": machine.facts(), "versions": machine.versions(), "peak_gflops": {}, "cases": {}, "failed": {}}
-    if (resume or only) and RESULTS.exists():
-        old = json.loads(RESULTS.read_text())
-        if all(old.get(name) == fresh[name] for name in ("machine", "versions")):
-            return old
-    return fresh
+    """The results so far, where they are to be added to and were measured by the same versions on such a machine.
+
+    Those of a GPU stay until a GPU measures them again; where it alone is asked for, all others stay too.
+    """
+    fresh = empty(machine.facts())
+    old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if only in GPU and old:
+        return old
+    if (resume or only) and all(old.get(name) == fresh[name] for name in ("machine", "versions")):
+        return old
+    return fresh | ({"gpu": old["gpu"]} if "gpu" in old else {})
+
+
+def empty(facts: dict[str, Any]) -> dict[str, Any]:
+    """Nothing measured yet on this machine."""
+    return {"machine": facts, "versions": machine.versions(), "peak_gflops": {}, "cases": {}, "failed": {}}
+
+
+def part_of_gpu(results: dict[str, Any], gpu: dict[str, Any] | None, resume: bool) -> dict[str, Any] | None:
+    """The part of the results that this machine's GPU adds to; None where it has none."""
+    if gpu is None:
+        return None
+    fresh, old = empty({"gpu": gpu["name"]}), results.get("gpu", {})
+    same = all(old.get(name) == fresh[name] for name in ("machine", "versions"))
+    results["gpu"] = (old if same and resume else fresh) | {"peak_gflops": gpu}
+    return results["gpu"]
+
+
+def run(case: Case, part: dict[str, Any]) -> None:
+    """Measure a case and put its row, or why there is none, in its part of the results."""
+    say(f"{case.name}: {case.steps} steps of {case.batch} pairs, {case.adapter}, {case.precision}")
+    part["failed"].pop(case.name, None)
+    try:
+        row = measure(case)
+        row["peak_gflops"] = part["peak_gflops"]["bfloat16" if case.precision == "bf16" else "float32"]
+        if case.betas == 1:
+            row["share_of_peak"] = row["gflop"]["ours"] / row["ours"]["seconds"] / row["peak_gflops"]
+        part["cases"][case.name] = row
+        say(f"  TRL / ours: {row['ratio']:.2f}")
+    except (Wrong, RuntimeError) as error:
+        say(f"  FAILED: {error}")
+        part["cases"].pop(case.name, None)
+        part["failed"][case.name] = str(error)
 
 
 def main() -> int:
     """0, or 1 where a case failed or the sides' losses disagree."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=[*(case.name for case in CASES), "growth", "defaults"])
+    parser.add_argument("only", nargs="?", choices=[*(case.name for case in CASES), "growth", "defaults", *GPU])
     parser.add_argument("--resume", action="store_true")
     asked = parser.parse_args()
     begin = time.perf_counter()
-    results = start(asked.resume, asked.only)
-    results["peak_gflops"] = peaks()
-    say(
-        f"matrix products: {results['peak_gflops']['float32']:.0f} GFLOP/s in fp32, "
-        f"{results['peak_gflops']['bfloat16']:.0f} in bf16"
-    )
+    results, peak = start(asked.resume, asked.only), peaks()
+    found = peak.pop("gpu", None) if asked.only in (None, *GPU) else None
+    gpu = part_of_gpu(results, found, asked.resume or asked.only not in (None, "gpu"))
+    if asked.only not in GPU or not results["peak_gflops"]:
+        results["peak_gflops"] = peak
+    say(f"matrix products: {peak['float32']:.0f} GFLOP/s in fp32, {peak['bfloat16']:.0f} in bf16")
     say(f"TRL's best settings: {BEST}; its defaults: {DEFAULT}")
-    for case in CASES:
-        if (asked.only and asked.only != case.name) or (asked.resume and case.name in results["cases"]):
+    for case in (*CASES, *GPU_CASES):
+        part = gpu if case in GPU_CASES else results
+        wanted = asked.only in (None, case.name) or (asked.only == "gpu" and case in GPU_CASES)
+        if wanted and part is None:
+            say(f"{case.name}: left open, there is no GPU here")
+        if not wanted or part is None or (asked.resume and case.name in part["cases"]):
             continue
-        say(f"{case.name}: {case.steps} steps of {case.batch} pairs, {case.adapter}, {case.precision}")
-        results["failed"].pop(case.name, None)
-        try:
-            row = measure(case)
-            dtype = "bfloat16" if case.precision == "bf16" else "float32"
-            row["peak_gflops"] = results["peak_gflops"][dtype]
-            if case.betas == 1:
-                row["share_of_peak"] = row["gflop"]["ours"] / row["ours"]["seconds"] / row["peak_gflops"]
-            results["cases"][case.name] = row
-            say(f"  TRL / ours: {row['ratio']:.2f}")
-        except (Wrong, RuntimeError) as error:
-            say(f"  FAILED: {error}")
-            results["cases"].pop(case.name, None)
-            results["failed"][case.name] = str(error)
+        run(case, part)
         save(results)
     if asked.only in (None, "growth") and not (asked.resume and "growth" in results):
         results["growth"] = growing()
     if asked.only in (None, "defaults") and not (asked.resume and "trl_defaults" in results):
         results["trl_defaults"] = defaults()
-    results["minutes"] = round((time.perf_counter() - begin) / 60, 1)
+    minutes = round((time.perf_counter() - begin) / 60, 1)
+    if asked.only is None:
+        results["minutes"] = minutes
     save(results)
-    say(f"{results['minutes']} minutes; {RESULTS}")
-    return 1 if results["failed"] else 0
+    say(f"{minutes} minutes; {RESULTS}")
+    return 1 if any(part["failed"] for part in (results, gpu) if part is not None) else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ SMOL = Shape(30, 576, 9, 3, 1536, 49_152)
 """SmolLM2-135M's shape."""
 TINY = Shape(4, 128, 4, 4, 336, 1_024)
 """The shape of the embedded base."""
+ONE_B = Shape(16, 2048, 32, 8, 8192, 128_256)
+"""Llama 3.2 1B's shape."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Case:
     betas      how many runs, each with its own beta; above 1: a sweep, start-up included
     repeats    how often each side runs, in turn
     tolerance  largest difference of the two sides' losses, at any step
+    device     "cpu" or "cuda"
     """
 
     name: str
@@ -46,7 +50,7 @@ class Case:
     tolerance: float
     lr: float
     betas: int = 1
-    ratio: str | None = None
+    device: str = "cpu"
 
     @property
     def pairs(self) -> int:
@@ -77,12 +81,19 @@ CASES = (
     ),
     Case("sweep8_tiny", TINY, **SHORT, steps=24, **LORA, precision="fp32", repeats=2, tolerance=1e-3, betas=8),
 )
+GPU: dict[str, Any] = {**LORA, "precision": "bf16", "tolerance": 3e-2, "device": "cuda"}
+GPU_CASES = (
+    Case("train_1b_bf16", ONE_B, **SHORT, steps=8, **GPU, repeats=3),
+    Case("train_1b_long_prompt_bf16", ONE_B, **LONG, steps=8, **GPU, repeats=3),
+    Case("sweep8_1b_bf16", ONE_B, **SHORT, steps=24, **GPU, repeats=2, betas=8),
+)
+"""What a GPU is asked; its share of the peak is what others call MFU."""
 BETAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 def by_name(name: str) -> Case:
     """The case of this name; growth cases are called growth/<what>/<factor>."""
-    known = {case.name: case for case in (*CASES, *growth())}
+    known = {case.name: case for case in (*CASES, *GPU_CASES, *growth())}
     return known[name]
 
 

@@ -27,19 +27,37 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
-def peak(dtype: str) -> float:
+def peak(dtype: str, device: str = "cpu") -> float:
     """GFLOP/s of the fastest of several large matrix products."""
     import torch
 
-    best = 0.0
-    for m, k, n in ((2048, 2048, 2048), (1024, 4096, 1024), (512, 4096, 4096)):
-        a, b = torch.randn(m, k).to(getattr(torch, dtype)), torch.randn(k, n).to(getattr(torch, dtype))
+    best, scale = 0.0, 1 if device == "cpu" else 4
+    for shape in ((2048, 2048, 2048), (1024, 4096, 1024), (512, 4096, 4096)):
+        m, k, n = (scale * side for side in shape)
+        a, b = (torch.randn(*size, device=device).to(getattr(torch, dtype)) for size in ((m, k), (k, n)))
         for _ in range(6):
             begin = time.perf_counter()
             a @ b
+            if device != "cpu":
+                torch.cuda.synchronize()
             best = max(best, 2e-9 * m * k * n / (time.perf_counter() - begin))
     return best
 
 
+def peaks(device: str) -> dict[str, float]:
+    """The peak in both precisions."""
+    return {name: peak(name, device) for name in ("float32", "bfloat16")}
+
+
+def main(out: str) -> None:
+    """Write the peaks of the CPU and, where there is one, of the GPU with its model's name."""
+    import torch
+
+    found: dict[str, Any] = dict(peaks("cpu"))
+    if torch.cuda.is_available():
+        found["gpu"] = {"name": torch.cuda.get_device_name(), **peaks("cuda")}
+    Path(out).write_text(json.dumps(found))
+
+
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps({name: peak(name) for name in ("float32", "bfloat16")}))
+    main(sys.argv[1])

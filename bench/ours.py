@@ -39,18 +39,24 @@ def main(name: str, model: str, cache: str, out: str, *overrides: str) -> None:
     from dpo.sweep import read
 
     case = by_name(name)
-    watch = Stopwatch()
+    watch = Stopwatch(case.device)
     with tempfile.TemporaryDirectory() as folder:
         file = pairs_file(case, Path(folder))
         grid = Path(folder) / "bench_sweep.yaml"
         betas = BETAS[: case.betas] if case.betas > 1 else (0.1,)
         grid.write_text(GRID.format(conf=conf_dir(), betas=",".join(map(str, betas))))
         settings = [
-            *("model=hf", f"model.path={model}", "dataset=files", f"dataset.path={file}", f"dataset.eval_path={file}"),
+            *(f"model.path={model}", "dataset=files", f"dataset.path={file}", f"dataset.eval_path={file}"),
             *(f"adapter={case.adapter}", f"seed={SEED}", f"cache_root={cache}", f"output_root={folder}/outputs"),
             *(f"train.batch_size={case.batch}", f"train.max_steps={case.steps}", f"train.precision={case.precision}"),
-            *("train.eval_every=0", "train.checkpoint_every=0", "train.device=cpu", "optim.schedule=constant"),
+            *(
+                "train.eval_every=0",
+                "train.checkpoint_every=0",
+                f"train.device={case.device}",
+                "optim.schedule=constant",
+            ),
             *("optim.warmup_fraction=0", f"optim.lr={case.lr}", "tracker=disabled"),
+            *([] if any(override.startswith("model=") for override in overrides) else ["model=hf"]),
             *(override for override in overrides if override != STACKED),
         ]
         jobs = read(str(grid), settings).jobs
@@ -102,7 +108,7 @@ def training(config: Any, folder: Path, number: int, watch: Any) -> Work[int]:
     tokenizer = config.model.tokenizer(cache)
     pairs, _ = begin.tokens(config.dataset.load().train, tokenizer, config)
     start = config.model.folder(cache)
-    model = config.adapter.attach(begin.load(start, config), config.seed)
+    model = config.adapter.attach(begin.load(start, config).to(device), config.seed)
     set_adapter(model)
     reference = begin.make_reference(config, model, start, tokenizer, cache, device)
     limits = config.train.max_length, tokenizer.pad_token_id, config.train.token_budget, cache

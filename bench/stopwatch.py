@@ -20,7 +20,8 @@ def since_start() -> float:
 class Stopwatch:
     """Ends of steps and their losses, which are told run by run whatever order the steps of several runs ended in."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self.by_run: dict[int, list[float]] = {}
         self.ends: list[float] = []
         self.cpu: list[float] = []
@@ -32,7 +33,11 @@ class Stopwatch:
         return [loss for _, losses in sorted(self.by_run.items()) for loss in losses]
 
     def step(self) -> None:
-        """A step has ended."""
+        """A step has ended; a GPU has done what it was given."""
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
         if not self.ends:
             self.first_step = since_start()
         self.ends.append(time.perf_counter())
@@ -43,10 +48,14 @@ class Stopwatch:
         self.by_run.setdefault(run, []).append(value)
 
     def write(self, path: Path, **more: Any) -> None:
-        """Seconds between steps, time to the first step, peak memory of the process in MB, total seconds."""
+        """Seconds between steps and to the first, peak memory in MB (the process's, or the GPU's), total seconds."""
         seconds = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
         cpu = [b - a for a, b in zip(self.cpu, self.cpu[1:], strict=False)]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if self.device != "cpu":
+            import torch
+
+            peak = torch.cuda.max_memory_allocated() / 2**20
         result = {
             "step_seconds": seconds,
             "cpu_seconds": cpu,

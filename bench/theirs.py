@@ -29,7 +29,7 @@ def main(name: str, model: str, out: str, settings: str, beta: float = 0.1) -> N
     from bench.stopwatch import Stopwatch
 
     case, chosen = by_name(name), json.loads(settings)
-    watch = Stopwatch()
+    watch = Stopwatch(case.device)
 
     class Ends(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -52,7 +52,7 @@ def main(name: str, model: str, out: str, settings: str, beta: float = 0.1) -> N
             lr_scheduler_type="constant",
             beta=beta,
             bf16=case.precision == "bf16",
-            use_cpu=True,
+            use_cpu=case.device == "cpu",
             train_sampling_strategy="sequential",
             report_to=[],
             save_strategy="no",

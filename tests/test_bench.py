@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+import bench.__main__ as bench
 from bench import page
 from bench.__main__ import Wrong, compare, ratios, summary
-from bench.cases import CASES, by_name, growth
+from bench.cases import CASES, GPU_CASES, by_name, growth
 from bench.material import in_our_order, model_folder, pairs, word, work
 from bench.ours import STACKED
 from bench.ours import main as ours
@@ -78,6 +79,41 @@ def test_ratios_are_their_median_over_ours():
     b = summary(case, [side([], s, 300.0) for s in (2.0, 50.0, 1.0)])
     rows = {name: {"trl": a, "ours": b, "ratio": a["seconds"] / b["seconds"]}}
     assert ratios(rows) == {name: 3.0, "peak_memory_135m_long_prompt": 3.0}
+
+
+MEASURED = json.loads(bench.RESULTS.read_text())
+
+
+def test_what_no_gpu_has_measured_is_open_in_the_table():
+    """Every case of a GPU has its row; measured ones their figures."""
+    row = MEASURED["cases"]["train_135m_bf16"]
+    some = {"machine": {"gpu": "Some GPU"}, "versions": {}, "peak_gflops": {"bfloat16": 9e5}, "failed": {}}
+    none, one = (page.text(MEASURED | {"gpu": gpu}) for gpu in (None, some | {"cases": {"train_1b_bf16": row}}))
+    assert none.count("| open | open |") == len(GPU_CASES) == 3 and "Some GPU" not in none
+    assert one.count("| open | open |") == 2 and "Some GPU: matrix products at most 900 TFLOP/s" in one
+    assert f"| train_1b_bf16 | {row['trl']['seconds']:.3f} |" in one
+
+
+def test_the_page_of_the_docs_is_that_of_the_results():
+    """docs/bench.md is written from latest.json and from nothing else."""
+    assert (bench.RESULTS.parents[2] / "docs" / "bench.md").read_text() == page.text(MEASURED)
+
+
+def test_what_a_gpu_measured_stays_until_a_gpu_measures_it_again(monkeypatch, tmp_path):
+    """And a GPU's machine leaves what another one's processor measured."""
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "latest.json")
+    assert bench.start(False, None)["cases"] == {} and "gpu" not in bench.start(False, "gpu")
+    gpu = bench.empty({"gpu": "Some GPU"}) | {"cases": {"train_1b_bf16": {}}}
+    bench.RESULTS.write_text(
+        json.dumps(bench.empty({"cpu": "another"}) | {"cases": {"train_tiny_fp32": {}}, "gpu": gpu})
+    )
+    anew = bench.start(False, None)
+    assert anew["cases"] == {} and anew["gpu"] == gpu
+    assert bench.start(False, "train_1b_bf16")["cases"] == {"train_tiny_fp32": {}}
+    assert bench.part_of_gpu(dict(anew), None, True) is None
+    same, other = {"name": "Some GPU", "bfloat16": 1.0}, {"name": "Another GPU", "bfloat16": 1.0}
+    kept = [bench.part_of_gpu(dict(anew), found, True)["cases"] for found in (same, other)]
+    assert kept == [{"train_1b_bf16": {}}, {}] and bench.part_of_gpu(dict(anew), same, False)["cases"] == {}
 
 
 def test_growth_exponents():
