@@ -125,11 +125,13 @@ def probabilities(
 class Reading:
     """The tree being read.
 
+    flex    whether FlexAttention reads it, as on a GPU, and not the products of this file
     capped  whether attention caps its scores (transformers does so in its eager form only)
     kept_M  the rows whose last hidden state is wanted; a last block that can (`dpo.block`) goes on with these alone
     """
 
     tree: Tree
+    flex: bool
     capped: bool
     kept_M: Tensor | None
 
@@ -156,7 +158,7 @@ def attend(
     heads, size, width = query.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions may have widened them
-    if query.device.type != "cpu":
+    if active.flex:
         mask = tree.block_mask(sliding_window)
         out = flex()(query, key, value, soft_cap(cap), block_mask=mask, scale=scale, enable_gqa=True)
         return out.transpose(1, 2), None
@@ -169,6 +171,11 @@ def attend(
 def soft_cap(cap: float | None) -> Any:
     """The soft cap as FlexAttention's change of a score; one function per cap, so that it is compiled once."""
     return None if cap is None else lambda score, *_: cap * torch.tanh(score / cap)
+
+
+def takes_flex(device: torch.device) -> bool:
+    """Whether FlexAttention is the fast way on this device: not on a CPU."""
+    return device.type != "cpu"
 
 
 @functools.cache
@@ -186,7 +193,7 @@ def reading(tree: Tree, config: Any, kept_M: Tensor | None = None) -> Iterator[N
 
     AttentionInterface.register(NAME, attend)
     before = config._attn_implementation
-    token = ACTIVE.set(Reading(tree, before == "eager", kept_M))
+    token = ACTIVE.set(Reading(tree, takes_flex(tree.branch_N.device), before == "eager", kept_M))
     config._attn_implementation = NAME
     try:
         yield

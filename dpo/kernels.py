@@ -191,7 +191,7 @@ class Attention(nn.Module):
         **named: Any,
     ) -> tuple[Tensor, Tensor | None]:
         active = ACTIVE.get()
-        if active is None or hidden_states.device.type != "cpu":
+        if active is None or active.flex:
             return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **named)
         width = self.head_dim
         shape = (hidden_states.shape[1], -1, width)
@@ -228,7 +228,7 @@ def layer_of(module: Any, hidden_1ND: Tensor, positions: tuple[Tensor, Tensor] |
     """What a decoder layer computes along the active tree; None where `Block` does not cover it."""
     active = ACTIVE.get()
     norms = module.input_layernorm, module.post_attention_layernorm
-    if active is None or positions is None or hidden_1ND.device.type != "cpu" or any(map(trained, norms)):
+    if active is None or active.flex or positions is None or any(map(trained, norms)):
         return None
     attention, mlp, dtype = module.self_attn, module.mlp, asked_dtype(hidden_1ND)
     parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
