@@ -77,7 +77,7 @@ def client() -> Any:
 
 
 class Errands:
-    """Calls made one after another in a thread of their own, so that nobody waits for a slow server."""
+    """Calls made one after another in a thread of their own, so that no step waits for the client or a slow server."""
 
     def __init__(self) -> None:
         self.given_up = False
@@ -89,15 +89,15 @@ class Errands:
         while (call := self.calls.get()) is not None and not self.given_up:
             quietly(call, lambda: self.given_up)
 
-    def done_within(self, seconds: float) -> bool:
-        """Wait until all calls are made; whether they were in that time."""
+    def done_within(self, seconds: float | None) -> bool:
+        """Wait until all calls are made; whether they were in that time, which None does not limit."""
         self.calls.put(None)
         self.thread.join(seconds)
         self.given_up = self.thread.is_alive()
         return not self.given_up
 
 
-def quietly(call: Callable[[], Any], given_up: Callable[[], bool] = lambda: False) -> None:
+def quietly(call: Callable[[], Any], given_up: Callable[[], bool]) -> None:
     """Make a call whose failure is only worth a line, or none once it was given up."""
     try:
         call()
@@ -160,7 +160,7 @@ class WandbTracker:
                 shutil.rmtree(empty)
             self.run = start("offline")
         self.left = max(LEAST, timeout - (time.monotonic() - begin))
-        self.errands = None if self.run.offline else Errands()
+        self.errands = Errands()
         set_axis(self.run)
         for earlier in forerunners:
             self._supersede(earlier, self.directory / "wandb")
@@ -184,7 +184,7 @@ class WandbTracker:
         """End the run there; `metric_rows` in its summary is how many rows a reader must find."""
         self._send(lambda: self.run.summary.update(summary | {"metric_rows": self.rows}))
         self._send(lambda: self.run.finish(exit_code=int(failed)))
-        if self.errands and not self.errands.done_within(self.left):
+        if not self.errands.done_within(None if self.run.offline else self.left):
             self._lose(f"it did not take everything in {self.left:.0f} s")
 
     def _lose(self, reason: str) -> None:
@@ -199,15 +199,12 @@ class WandbTracker:
         for left in folder.glob(f"*run-*-{earlier}"):
             (folder / "superseded").mkdir(exist_ok=True)
             left.rename(folder / "superseded" / left.name)
-        if self.errands:
+        if not self.run.offline:
             path = f"{self.run.entity}/{self.run.project}/{earlier}"
             self._send(lambda: tag_superseded(path))
 
     def _send(self, call: Callable[[], Any]) -> None:
-        if self.errands:
-            self.errands.calls.put(call)
-        else:
-            quietly(call)
+        self.errands.calls.put(call)
 
 
 def set_axis(run: Any) -> None:
