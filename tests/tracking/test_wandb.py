@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,19 @@ def test_a_resumed_attempt_is_a_run_of_its_own_and_sets_its_forerunner_aside(tmp
     (left,) = offline_runs(tmp_path)
     assert left.name.endswith(second.id) and [row["train/loss"] for row in history(left)] == [0.7]
     assert next(p.name for p in (tmp_path / "wandb" / "superseded").iterdir()).endswith(first.id)
+
+
+def test_a_step_does_not_wait_for_the_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are taken while the client holds the first one up, and are all there in their order in the end."""
+    tracker = WandbTracker("offline", "p", None, 10.0, tmp_path, Shown({"name": "n"}, {}))
+    go_on, honest = threading.Event(), tracker.run.log
+    monkeypatch.setattr(tracker.run, "log", lambda row: go_on.wait(60) and honest(row))
+    for step in (1, 2, 3):
+        tracker.log({"step": step, "kind": "train", "train/global_step": step})
+    go_on.set()
+    tracker.finish({}, failed=False)
+    (left,) = offline_runs(tmp_path)
+    assert [row["train/global_step"] for row in history(left)] == [1, 2, 3]
 
 
 def test_a_job_that_raised_does_not_lend_its_run_to_the_next(small, monkeypatch: pytest.MonkeyPatch) -> None:
