@@ -102,12 +102,23 @@ def head_logps(
     wants: tuple[str, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """`HeadLogps` in the dtype that autocast would give the head."""
+    operands = as_autocast(hidden_ND, weight_VD, bias_V)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        return HeadLogps.apply(*operands, ids_N, cap, wants)
+
+
+def head_logits(hidden_nD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, cap: float | None) -> Tensor:
+    """The logits that `head_logps` is about, all at once, in float32."""
+    operands = as_autocast(hidden_nD, weight_VD, bias_V)
+    with torch.autocast(hidden_nD.device.type, enabled=False):
+        return capped(project(*operands), cap)
+
+
+def as_autocast(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A linear layer's operands in the dtype that autocast would give it here."""
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
-    hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-    bias_V = None if bias_V is None else bias_V.to(dtype)
-    with torch.autocast(device, enabled=False):
-        return HeadLogps.apply(hidden_ND, weight_VD, bias_V, ids_N, cap, wants)
+    return hidden_ND.to(dtype), weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
 def chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:

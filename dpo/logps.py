@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpo.attention import reading
-from dpo.data.batches import PairBatch, back
-from dpo.head import head_logps
+from dpo.data.batches import PairBatch, collate, in_order
+from dpo.data.tokens import TokenPair
+from dpo.head import head_logits, head_logps
 from dpo.kernels import quicken
-from dpo.tree import as_trees
+from dpo.tree import as_trees, refusal
 
 NO_NEEDS: frozenset[str] = frozenset()
 Scores = Callable[..., Tensor]
@@ -97,15 +98,19 @@ class Scorer(nn.Module):
 
     One forward per batch, so that a wrapper for many devices can sit around it. `layout` is how the batch's pairs
     are laid out for the model: "padded" rows, or the "shared_prompt" once with both answers behind it
-    (`dpo.tree`), whose log-probs come from the hidden states a few positions at a time (`dpo.head`).
+    (`dpo.tree`). Log-probs come from the hidden states a few positions at a time (`dpo.head`) where the head is
+    known to be linear and nothing else: in trees, and in padded rows of other families once a pass has shown it.
     """
 
     def __init__(self, model: Any, layout: str = "padded") -> None:
         super().__init__()
         self.model = model
         self.layout = layout
+        self.cap = getattr(bare(model).config, "final_logit_softcapping", None)
         if layout == "shared_prompt":
             quicken(model)
+        # padded rows of a family that has trees are what trees are held against
+        self.by_chunks = layout == "shared_prompt" or (refusal(model.config) is not None and self.linear_head())
 
     def forward(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
         """logp_RC: log-prob of each completion token given all before it, zero past a row's length.
@@ -119,7 +124,7 @@ class Scorer(nn.Module):
         for rows in groups:
             theirs_NV = reference_NV
             if reference_NV is not None and len(groups) > 1:
-                theirs_NV = reference_NV[tokens_of(batch, rows)]
+                theirs_NV = reference_NV[batch.tokens_of(rows)]
             parts.append(self.read(batch.only(rows), needs, theirs_NV))
         return in_order(parts, groups)
 
@@ -129,10 +134,12 @@ class Scorer(nn.Module):
 
     def read(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
         """What `forward` returns, from one pass over the model: trees, or rows padded to the longest."""
-        head = self.plain_head() if self.layout == "shared_prompt" and "token_kl" not in needs else None
+        head = self.plain_head() if self.by_chunks and "token_kl" not in needs else None
+        if head is not None and self.layout == "shared_prompt":
+            return self.from_trees(batch, head, needs)
         if head is not None:
-            return self.fused(batch, head, needs)
-        logits_NV = self.pass_logits(batch)
+            return self.from_hidden(self.one_pass(batch, few=1)[0], head, batch, needs)
+        _, logits_NV = self.one_pass(batch)
         logp_RC = token_logps(logits_NV, batch)
         more = []
         if "wpo" in needs:
@@ -147,16 +154,22 @@ class Scorer(nn.Module):
     def logits(self, batch: PairBatch) -> Tensor:
         """logits_NV at the positions that predict a completion token, in the model's own dtype."""
         groups = self.groups(batch)
-        parts = [self.pass_logits(batch.only(rows)) for rows in groups]
-        tokens_N = torch.cat([tokens_of(batch, rows) for rows in groups])
+        parts = [self.one_pass(batch.only(rows))[1] for rows in groups]
+        tokens_N = torch.cat([batch.tokens_of(rows) for rows in groups])
         return parts[0] if len(parts) == 1 else torch.cat(parts)[tokens_N.argsort()]
 
-    def pass_logits(self, batch: PairBatch) -> Tensor:
-        """What `logits` returns, from one pass over the model.
+    def one_pass(self, batch: PairBatch, few: int | None = None) -> tuple[Tensor, Tensor]:
+        """(hidden_ND that the head is given where a completion token is predicted, logits_NV), all N or the first few.
 
         A hook narrows the head's input to those positions, so logits have shape (1, N, V) and the
         architecture's own scaling or soft-capping still applies.
         """
+        hidden: list[Tensor] = []
+
+        def narrow(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden.append(args[0][chosen])
+            return hidden[0][:few].unsqueeze(0), *args[1:]
+
         chosen: Any
         context: AbstractContextManager[None]
         if self.layout == "shared_prompt":
@@ -167,48 +180,47 @@ class Scorer(nn.Module):
             predicts_RT[:, :-1] = batch.completion_RT[:, 1:]
             chosen, context = predicts_RT, nullcontext()
             inputs = {"input_ids": batch.ids_RT, "attention_mask": batch.mask_RT}
-        head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, args: (args[0][chosen].unsqueeze(0), *args[1:]))
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(narrow)
         try:
             with context:
                 out = self.model(**inputs, use_cache=False)
         finally:
             hook.remove()
-        return out.logits[0]
+        return hidden[0], out.logits[0]
 
-    def fused(self, batch: PairBatch, head: nn.Linear, needs: frozenset[str]) -> Tensor:
-        """What `forward` returns, without the logits of all completion tokens at once."""
+    @torch.no_grad()
+    def linear_head(self) -> bool:
+        """Whether the model's logits are its head's product, soft-capped as its config says, and nothing else."""
+        head = self.plain_head()
+        if head is None:
+            return False
+        batch = collate([TokenPair("", (0,), (1,), (2, 3))], [0], 0).to(head.weight.device)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # nobody's dropout is drawn here
+            hidden_ND, logits_NV = self.one_pass(batch)
+        expected_NV = head_logits(hidden_ND, head.weight, head.bias, self.cap)
+        return bool(logits_NV.any()) and torch.allclose(expected_NV, logits_NV.float(), rtol=1e-3, atol=1e-4)
+
+    def from_trees(self, batch: PairBatch, head: nn.Linear, needs: frozenset[str]) -> Tensor:
+        """What `forward` returns of token trees, without the logits of all completion tokens at once."""
         packed, base = as_trees(batch), bare(self.model)
         kept_K, place_M = packed.predicts_M.unique(return_inverse=True)  # a prompt's end predicts both answers
         with reading(packed.tree, base.config, kept_K):
             hidden_ND = base.base_model(**packed.inputs, use_cache=False).last_hidden_state[0]
         places = place_M if len(hidden_ND) == len(kept_K) else packed.predicts_M
+        return self.from_hidden(hidden_ND.index_select(0, places), head, batch, needs)
+
+    def from_hidden(self, hidden_ND: Tensor, head: nn.Linear, batch: PairBatch, needs: frozenset[str]) -> Tensor:
+        """What `forward` returns, from the hidden states that predict completion tokens, a few of them at a time."""
         wants = tuple(want for want in ("wpo", "token_facts") if want in needs)
-        cap = getattr(base.config, "final_logit_softcapping", None)
-        hidden_MD = hidden_ND.index_select(0, places)
-        ids_M = batch.ids_RT[batch.completion_RT]
-        logp_M, facts_KM = head_logps(hidden_MD, head.weight, head.bias, ids_M, cap, wants)
-        logp_RC = pad_rows(logp_M, batch.length_R)
-        return torch.stack([logp_RC, *(pad_rows(x_M, batch.length_R) for x_M in facts_KM)]) if wants else logp_RC
+        ids_N = batch.ids_RT[batch.completion_RT]
+        logp_N, facts_KN = head_logps(hidden_ND, head.weight, head.bias, ids_N, self.cap, wants)
+        logp_RC = pad_rows(logp_N, batch.length_R)
+        return torch.stack([logp_RC, *(pad_rows(x_N, batch.length_R) for x_N in facts_KN)]) if wants else logp_RC
 
     def plain_head(self) -> nn.Linear | None:
         """The head where it is one linear layer and nothing else: no adapter on it."""
         head = bare(self.model).get_output_embeddings()
         return head if type(head) is nn.Linear else None
-
-
-def tokens_of(batch: PairBatch, rows: Sequence[int]) -> Tensor:
-    """Where the completion tokens of these rows are among all N of the batch."""
-    starts = (batch.length_R.cumsum(0) - batch.length_R).tolist()
-    lengths = batch.length_R.tolist()
-    return torch.cat([torch.arange(starts[r], starts[r] + lengths[r]) for r in rows]).to(batch.ids_RT.device)
-
-
-def in_order(parts: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
-    """(..., R, C) in the batch's order from a part (..., r, c) for each group of its rows; zero past a part's c."""
-    width = max(part.shape[-1] for part in parts)
-    padded = [F.pad(part, (0, width - part.shape[-1])) for part in parts]
-    return torch.cat(padded, -2).index_select(-2, back(groups).to(parts[0].device))
 
 
 def bare(model: Any) -> Any:

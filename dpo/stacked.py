@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dpo.accumulate import Part, Step, Work, random_state, restored
-from dpo.data.batches import PairBatch, collate, micro_batches, row_length
-from dpo.logps import in_order
+from dpo.data.batches import PairBatch, collate, in_order, micro_batches, row_length
 from dpo.metrics import PairRows
 from dpo.progress import say
 from dpo.tree import sizes

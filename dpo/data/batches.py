@@ -60,6 +60,12 @@ class PairBatch:
         ids_RT, mask_RT, completion_RT = (x[index, :width] for x in (self.ids_RT, self.mask_RT, self.completion_RT))
         return replace(self, ids_RT=ids_RT, mask_RT=mask_RT, completion_RT=completion_RT, length_R=self.length_R[index])
 
+    def tokens_of(self, rows: Sequence[int]) -> Tensor:
+        """Where the completion tokens of these rows are among those of the whole batch."""
+        lengths, ends = self.length_R.tolist(), self.length_R.cumsum(0).tolist()
+        places = [torch.arange(ends[r] - lengths[r], ends[r]) for r in rows]
+        return torch.cat(places).to(self.ids_RT.device)
+
     def widths(self) -> Tensor:
         """How many places each row takes, padding included: tokens of the longest row of its group, shape (R,)."""
         length_R = self.mask_RT.sum(1).cpu()
@@ -125,6 +131,13 @@ def rectangles(length_R: Sequence[int]) -> list[list[int]]:
 def back(groups: Sequence[Sequence[int]]) -> Tensor:
     """Where each row is among the rows of all groups, one group after the other."""
     return torch.tensor([row for group in groups for row in group]).argsort()
+
+
+def in_order(parts: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
+    """(..., R, C) in the batch's order from a part (..., r, c) for each group of its rows; zero past a part's c."""
+    width = max(part.shape[-1] for part in parts)
+    padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in parts]
+    return torch.cat(padded, -2).index_select(-2, back(groups).to(parts[0].device))
 
 
 def row_length(pair: TokenPair) -> int:
