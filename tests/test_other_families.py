@@ -91,6 +91,14 @@ def test_a_family_with_trees_keeps_all_logits_in_padded_rows():
     assert not Scorer(toys.model()).by_chunks and Scorer(toys.model(), "shared_prompt").by_chunks
 
 
+@pytest.mark.parametrize("name", ("opt", "phi", "gptj", "olmo2", "granite"))
+def test_the_output_projection_is_found_under_each_of_its_names(name):
+    """adapter.target=qkvo: four adapted layers in each of two blocks, none outside attention."""
+    net = Lora(2, 8, 0.0, "qkvo", "all", False).attach(model(name), 0)
+    adapted = [found for found, module in net.named_modules() if hasattr(module, "lora_A")]
+    assert len(adapted) == 8 and all("attn" in found for found in adapted)
+
+
 def test_looking_at_the_head_draws_nothing():
     """A model that is put to train with dropout: the random state stays."""
     net = model("gptj").train()

@@ -15,6 +15,8 @@ ROLES = {
     "qv": (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",)),
     "qkvo": (
         ("q_proj", "k_proj", "v_proj", "o_proj"),
+        ("q_proj", "k_proj", "v_proj", "out_proj"),
+        ("q_proj", "k_proj", "v_proj", "dense"),
         ("qkv_proj", "o_proj"),
         ("query_key_value", "dense"),
         ("c_attn", "attn.c_proj"),
