@@ -82,6 +82,7 @@ def test_a_linear_head_never_puts_out_all_logits(name, lora, monkeypatch):
 @pytest.mark.parametrize("name", SCALED)
 def test_a_head_that_is_scaled_behind_its_product_keeps_its_logits(name):
     """The model's own code decides what its logits are."""
+    assert not Scorer(model(name).bfloat16()).by_chunks
     scorer = Scorer(model(name))
     assert not scorer.by_chunks and sum(read(scorer)[2]) > len(PAIRS)
 
@@ -97,6 +98,18 @@ def test_the_output_projection_is_found_under_each_of_its_names(name):
     net = Lora(2, 8, 0.0, "qkvo", "all", False).attach(model(name), 0)
     adapted = [found for found, module in net.named_modules() if hasattr(module, "lora_A")]
     assert len(adapted) == 8 and all("attn" in found for found in adapted)
+
+
+def test_looking_at_the_head_asks_nothing_of_a_fast_attention():
+    """FlashAttention takes no float32 outside of autocast; what was asked for stays."""
+
+    def half_only(*_, **__):
+        raise RuntimeError("only half precision")
+
+    t.AttentionInterface.register("half_only", half_only)
+    for net in (toys.model(), model("olmo2"), model("olmo2").bfloat16(), toys.model("gemma2").bfloat16()):
+        net.config._attn_implementation = "half_only"
+        assert Scorer(net).by_chunks and net.config._attn_implementation == "half_only"
 
 
 def test_looking_at_the_head_draws_nothing():
