@@ -66,7 +66,7 @@ def text(results: dict[str, Any]) -> str:
     if "trl_defaults" in results:
         d = results["trl_defaults"]
         lines.append(f"TRL's own defaults ({d['settings']}) took {d['seconds']:.2f} s a step of {d['case']}.")
-    lines += [f"Failed: {name}: {why.splitlines()[0]}" for name, why in results["failed"].items()]
+    lines += [f"Failed: {why.splitlines()[0]}" for why in results["failed"].values()]
     return "\n".join([*lines, *growth(results.get("growth", {})), *on_gpu(results.get("gpu"))]) + "\n"
 
 
@@ -109,7 +109,7 @@ def on_gpu(part: dict[str, Any] | None) -> list[str]:
     lines += [f"| {name} | open | open | open | | | | | | |" for name in opened]
     if opened:
         lines += ["", "Open: not measured yet for want of a GPU; `make bench ONLY=gpu` does it where there is one."]
-    return lines + [f"Failed: {name}: {why.splitlines()[0]}" for name, why in part["failed"].items()]
+    return lines + [f"Failed: {why.splitlines()[0]}" for why in part["failed"].values()]
 
 
 def growth(table: dict[str, Any]) -> list[str]:

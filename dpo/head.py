@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpo.kernels import asked_dtype
+
 CHUNK_BYTES = 1 << 25
 """float32 logits of one chunk: 32 MiB, so that memory does not grow with vocabulary times length."""
 KEEP_BYTES = 1 << 27
@@ -116,8 +118,7 @@ def head_logits(hidden_nD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, cap
 
 def as_autocast(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """A linear layer's operands in the dtype that autocast would give it here."""
-    device = hidden_ND.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+    dtype = asked_dtype(weight_VD)
     return hidden_ND.to(dtype), weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 

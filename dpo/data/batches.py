@@ -111,7 +111,7 @@ def rectangles(length_R: Sequence[int]) -> list[list[int]]:
     Up to WHOLE places the rows stay together, in their order; else they are cut where that saves most, until enough
     is saved.
     """
-    rows = sorted(range(len(length_R)), key=lambda r: (length_R[r], r))
+    rows = sorted(range(len(length_R)), key=lambda r: length_R[r])
     sorted_R = [length_R[r] for r in rows]
     places, tokens = len(rows) * sorted_R[-1], sum(sorted_R)
     if places <= WHOLE or tokens >= (1 - PADDING) * places:
