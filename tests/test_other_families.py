@@ -19,7 +19,9 @@ LINEAR = {
         **SIZES, ffn_dim=48, max_position_embeddings=64, word_embed_proj_dim=32, init_std=0.3, dropout=0
     ),
     "phi": t.PhiConfig(**LLAMA_LIKE, **ENDS),
-    "gptj": t.GPTJConfig(vocab_size=40, n_embd=32, n_layer=2, n_head=2, n_positions=64, rotary_dim=8, **ENDS),
+    "gptj": t.GPTJConfig(
+        vocab_size=40, n_embd=32, n_layer=2, n_head=2, n_positions=64, rotary_dim=8, resid_pdrop=0.3, **ENDS
+    ),
     "bloom": t.BloomConfig(vocab_size=40, hidden_size=32, n_layer=2, n_head=2, initializer_range=0.3, **ENDS),
     "olmo2": t.Olmo2Config(**LLAMA_LIKE, **ENDS),
 }
