@@ -10,9 +10,10 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from dpo import verbs
+from dpo import terminal, verbs
 from dpo.errors import UsageError
 
+JSON = "print JSON for scripts instead of a table"
 OVERRIDES = "settings as group=option or key=value, such as beta.value=0.3 (see conf/)"
 CHANGED = "with -m or a sweep: set aside runs made by other code or data than there is now, and run them again"
 
@@ -38,6 +39,7 @@ def training(verb: Verb) -> None:
     sub = verb("plan", verbs.plan, "List a question's jobs, what is done, time and disk; run nothing.", "dpo plan beta")
     sub.add_argument("name", help="a file in sweeps/ without .yaml, or the path of a .yaml of your own")
     sub.add_argument("overrides", nargs="*", help=OVERRIDES)
+    sub.add_argument("--json", action="store_true", help=JSON)
 
     sub = verb(
         "reward",
@@ -78,9 +80,11 @@ def data_and_runs(verb: Verb) -> None:
     sub = verb("status", verbs.status, "Show how the jobs of a sweep stand.", "dpo status outputs/beta --watch")
     sub.add_argument("directory", help="directory of a sweep, or any directory of runs")
     sub.add_argument("--watch", action="store_true", help="keep the table up to date until every run has ended")
+    sub.add_argument("--json", action="store_true", help=JSON)
 
     sub = verb("runs", verbs.runs, "List the runs below a directory.", "dpo runs outputs")
     sub.add_argument("directory", nargs="?", default="outputs")
+    sub.add_argument("--json", action="store_true", help=JSON)
 
     sub = verb(
         "score",
@@ -99,6 +103,7 @@ def data_and_runs(verb: Verb) -> None:
     sub = verb("compare", verbs.compare, "Base, SFT and DPO answers side by side.", "dpo compare outputs/runs/X")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     sub.add_argument("--prompt", help="answer this prompt instead of the recorded ones")
+    sub.add_argument("--json", action="store_true", help=JSON)
 
     sub = verb(
         "reproduce",
@@ -179,17 +184,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="fan_in_fan_out")
     # the interpreter otherwise looks for garbage among all modules before it ends: a second after torch and the rest
     atexit.register(gc.freeze)
+    terminal.prepare_streams()
     args = parse(arguments)
     try:
         return int(args.action(args))
     except UsageError as error:
-        print(f"dpo: {error}", file=sys.stderr)
+        terminal.fault(error)
         return 2
     except KeyboardInterrupt:
-        print("dpo: interrupted; the same command continues", file=sys.stderr)
+        terminal.fault("interrupted; the same command continues")
         return 1
     except Exception as error:
-        print(f"dpo: {type(error).__name__}: {error}", file=sys.stderr)
+        terminal.fault(f"{type(error).__name__}: {error}")
         return 1
 
 

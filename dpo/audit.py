@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from dpo import terminal
 from dpo.config import Config
-from dpo.console import BLOCKS, console
+from dpo.console import BLOCKS
 from dpo.data.prepare import Prepared, prepare, stop_if_told, text_hash
 from dpo.errors import UsageError
 from dpo.progress import say
 from dpo.records import RunDir, write_json
+from dpo.terminal import Sheet
 
 ALWAYS = ("rows", "dropped", "pairs", "chosen_longer_characters", "overlap", "identical", "contradictory")
 NOT_COUNTS = ("shares", "train", "evaluation", "probe", "findings", "chosen_longer_characters_pairs")
@@ -20,7 +20,7 @@ STYLES = {"stop": "bold red", "warn": "bold yellow", "note": "dim"}
 
 
 def audit(config: Config) -> Path:
-    """Show the report on stderr and write audit.json and perturb.json; the path of the former."""
+    """Show the report and write audit.json and perturb.json; the path of the former."""
     from dpo.run import load_data
 
     made = prepare_run(config, load_data(config))
@@ -60,37 +60,37 @@ def dataset_name(config: Config) -> str:
 
 def show(report: dict[str, Any]) -> None:
     """The audit as a compact table with histograms, and what deserves a word."""
-    out = console()
     counts = {name: value for name, value in report.items() if name not in NOT_COUNTS}
     shown = [f"{name} {number(value)}" for name, value in counts.items() if value or name in ALWAYS]
-    out.print("[bold]Counts[/bold]  " + " · ".join(shown))
+    terminal.result(("Counts", "bold"), "  " + " · ".join(shown))
     for part in ("train", "evaluation"):
-        found = report[part]
-        table = Table(title=f"{part}: {found['pairs']} pairs", title_justify="left")
-        table.add_column("tokens")
-        for title in ("5 %", "median", "95 %", "mean"):
-            table.add_column(title, justify="right")
-        table.add_column("distribution")
-        for side in ("prompt", "chosen", "rejected", "difference"):
-            d = found[f"{side}_tokens"]
-            default = found["chosen_tokens_mean"] - found["rejected_tokens_mean"]
-            mean = found.get(f"{side}_tokens_mean", default)
-            edges = f"{d['edges'][0]:.0f} {histogram(d['histogram'])} {d['edges'][-1]:.0f}"
-            name = "chosen - rejected" if side == "difference" else side
-            table.add_row(name, *(str(round(v)) for v in (d["p5"], d["p50"], d["p95"])), f"{mean:.1f}", edges)
-        out.print(table)
-        low, high = found["longer_wins_interval"]
-        out.print(
-            f"  longer wins {found['longer_wins']:.0%} ({low:.0%} to {high:.0%}) · cut: chosen "
-            f"{found['truncated_chosen']}, rejected {found['truncated_rejected']} · EOS lost {found['eos_lost']} · "
-            f"merged boundaries {found['boundary_merges']}"
-        )
-    out.print(f"[bold]Surface[/bold]  {report['probe']['sentence']}")
+        show_part(part, report[part])
+    terminal.result(("Surface", "bold"), f"  {report['probe']['sentence']}")
     for tell in report["probe"]["tells"]:
-        out.print(f"  {tell['chosen_only']:>5.0%} chosen only, {tell['rejected_only']:>5.0%} rejected only: ", end="")
-        out.print(tell["feature"], markup=False)
+        shares = f"{tell['chosen_only']:>5.0%} chosen only, {tell['rejected_only']:>5.0%} rejected only"
+        terminal.result(f"  {shares}: {terminal.line(tell['feature'])}")
     for finding in report["findings"]:
-        out.print(f"[{STYLES[finding['level']]}]{finding['level']}[/] {finding['text']}")
+        terminal.result((finding["level"], STYLES[finding["level"]]), f" {terminal.line(finding['text'])}")
+
+
+def show_part(part: str, found: dict[str, Any]) -> None:
+    """Lengths of one part of the data."""
+    numbers = ("5 %", "median", "95 %", "mean")
+    sheet = Sheet(f"{part}: {found['pairs']} pairs", ("tokens", *numbers, "distribution"), right=numbers)
+    for side in ("prompt", "chosen", "rejected", "difference"):
+        d = found[f"{side}_tokens"]
+        default = found["chosen_tokens_mean"] - found["rejected_tokens_mean"]
+        mean = found.get(f"{side}_tokens_mean", default)
+        edges = f"{d['edges'][0]:.0f} {histogram(d['histogram'])} {d['edges'][-1]:.0f}"
+        name = "chosen - rejected" if side == "difference" else side
+        sheet.add(name, *(str(round(v)) for v in (d["p5"], d["p50"], d["p95"])), f"{mean:.1f}", edges)
+    sheet.show()
+    low, high = found["longer_wins_interval"]
+    terminal.result(
+        f"  longer wins {found['longer_wins']:.0%} ({low:.0%} to {high:.0%}) · cut: chosen "
+        f"{found['truncated_chosen']}, rejected {found['truncated_rejected']} · EOS lost {found['eos_lost']} · "
+        f"merged boundaries {found['boundary_merges']}"
+    )
 
 
 def number(value: float) -> str:

@@ -17,7 +17,7 @@ from dpo.config import Config, parse
 from dpo.console import state
 from dpo.progress import say
 from dpo.provenance import differences
-from dpo.records import RunDir
+from dpo.records import Damaged, RunDir, run_of
 from dpo.sweep import Job
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ LISTENERS: list[Callable[[], None]] = []
 
 def place(folder: Path, job: Job) -> RunDir:
     """The directory of a job in a sweep's folder: that of its id where there is one, whatever it is called."""
-    found = sorted(folder.glob(f"*-{job.id}"))
-    return RunDir(found[0] if found else folder / f"{job.name or 'run'}-{job.id}")
+    return run_of(folder, job.id, job.name)[0]
 
 
 def lock_of(folder: Path, job: Job) -> Path:
@@ -197,6 +196,14 @@ def report(directory: RunDir, job: Job) -> None:
     if job.plain["tracker"]["mode"] == "online" and given_id():
         say(f"{directory.path.name}: finished before; its rows are sent to the agent's run")
         mirror(parse(job.plain), directory)
+
+
+def aside_if_damaged(run: RunDir) -> None:
+    """Set a run aside whose status.json does not say how it stands, so that it is run again and nothing is lost."""
+    try:
+        run.status()
+    except Damaged as damage:
+        say(f"{run.path.name}: status.json {damage.what}; set aside in {set_aside(run)}, and run again")
 
 
 def set_aside(directory: RunDir) -> Path:

@@ -6,15 +6,17 @@ import functools
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dpo.cache import locked_now
 from dpo.console import state
 from dpo.errors import UsageError
-from dpo.jobs import LISTENERS, Worker, changes, lock_of, place, report, set_aside
+from dpo.jobs import LISTENERS, Worker, aside_if_damaged, changes, lock_of, place, report, set_aside
+from dpo.listing import say_remarks
 from dpo.progress import bar, say
-from dpo.records import read_json, write_json
+from dpo.records import Damaged, read_object, write_json
 from dpo.status import save_table, standing
 from dpo.sweep import Job, Sweep, launch
 
@@ -29,6 +31,8 @@ def run_sweep(sweep: Sweep, rerun_changed: bool = False) -> int:
     keep_record(sweep)
     for notice in sweep.notices:
         say(notice)
+    for job in sweep.jobs:
+        aside_if_damaged(place(folder, job))
     report_changes(sweep, rerun_changed)
     ends = [state(place(folder, job)) for job in sweep.jobs]
     todo = [number for number, end in enumerate(ends) if end != "done"]
@@ -38,11 +42,14 @@ def run_sweep(sweep: Sweep, rerun_changed: bool = False) -> int:
         if state(run) == "failed":
             run.set_status("pending")
     say(f"sweep {sweep.name}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(todo)} done before, {len(todo)} to run")
+    before = [place(folder, sweep.jobs[number]).path.name for number, end in enumerate(ends) if end == "done"]
+    if before:
+        say(f"done before: {few(before)}")
     for number in set(range(len(ends))) - set(todo):
         report(place(folder, sweep.jobs[number]), sweep.jobs[number])
     with Watch(sweep, todo):
         run_all(sweep, todo)
-    save_table(folder)
+    say_remarks(save_table(folder))
     ends = [state(place(folder, job)) for job in sweep.jobs]
     say(", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends)) + f": {folder / 'table.csv'}")
     if set(ends) != {"done"}:
@@ -89,7 +96,7 @@ def check_folder(sweep: Sweep) -> None:
     if (folder / "status.json").is_file():
         raise UsageError(f"output_root={root}: {folder} is the folder of a run; give another output_root")
     if (folder / "sweep.json").is_file():
-        other = read_json(folder / "sweep.json")["sweep"]
+        other = read_object(folder / "sweep.json").get("sweep", sweep.name)
         if other != sweep.name:
             raise UsageError(f"output_root={root}: {folder} holds the sweep {other}; give another output_root")
     elif folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
@@ -106,7 +113,7 @@ def keep_record(sweep: Sweep) -> None:
     jobs: list[dict[str, Any]] = [{"id": j.id, "name": j.name, "settings": j.settings} for j in sweep.jobs]
     ids = {job.id for job in sweep.jobs}
     path = folder / "sweep.json"
-    earlier = read_json(path)["jobs"] if path.exists() else []
+    earlier = read_object(path).get("jobs", []) if path.exists() else []
     jobs += [job for job in earlier if job["id"] not in ids]
     write_json(path, {"sweep": sweep.name, "question": sweep.question, "jobs": jobs})
 
@@ -118,11 +125,16 @@ def report_changes(sweep: Sweep, rerun: bool) -> None:
         changed = changes(run, job)
         if not changed:
             continue
-        shown = ", ".join(changed[:6]) + (f" and {len(changed) - 6} more" if len(changed) > 6 else "")
+        shown = few(changed)
         if rerun and state(run) != "running":
             say(f"{run.path.name}: {shown}; set aside in {set_aside(run)}, and run again")
         else:
             say(f"{run.path.name} ({state(run)}) was made before: {shown}; --rerun-changed runs it again")
+
+
+def few(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class Watch:
@@ -159,7 +171,10 @@ class Watch:
         with self.one:
             for number, job in list(self.open.items()):
                 run = place(self.folder, job)
-                status = run.status()
+                try:
+                    status = run.status()
+                except Damaged:
+                    continue
                 if status["state"] not in ("done", "failed"):
                     continue
                 del self.open[number]

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from dpo import terminal
+from dpo.console import state
+from dpo.jobs import changes
+from dpo.listing import ignored, look, say_remarks
+from dpo.records import Damaged, RunDir, find_runs, run_of
+from dpo.results.reading import read_config
+from dpo.status import clock
+from dpo.sweep import Job, Sweep, read
+from dpo.terminal import Sheet
 
-from dpo.console import console, state
-from dpo.jobs import changes, place
-from dpo.records import find_runs
-from dpo.status import clock, seconds
-from dpo.sweep import read
 
-
-def show_plan(name: str | None, overrides: Sequence[str]) -> Path:
+def show_plan(name: str | None, overrides: Sequence[str], json: bool = False) -> Path:
     """Print every job with its state and cost; the sweep's folder. Raises UsageError as the sweep itself would."""
     from dpo.launch import check_folder
 
@@ -26,38 +28,71 @@ def show_plan(name: str | None, overrides: Sequence[str]) -> Path:
     sweep = read(name, overrides)
     check_folder(sweep)
     took = time.perf_counter() - begin
-    out, estimate = console(), estimator(sweep.folder.parent)
-    if sweep.question:
-        out.print(sweep.question)
-    for notice in sweep.notices:
-        out.print(notice)
-    table = Table(title=str(sweep.folder), title_justify="left")
-    for title in ("run", "state", "time", "disk", "settings"):
-        table.add_column(title, justify="right" if title in ("time", "disk") else "left", overflow="fold")
-    bases: set[str] = set()
-    left, disk = 0.0, 0
-    for job in sweep.jobs:
-        run = place(sweep.folder, job)
-        said, cost = state(run), estimate(job.plain)
-        if changed := changes(run, job):
-            said += f", made before {len(changed)} changes in code or data"
-        if state(run) != "done":
-            left, disk, bases = left + cost.seconds, disk + cost.size, bases | {cost.basis}
-        shown = (clock(cost.seconds), megabytes(cost.size)) if cost.basis != "none" else ("?", "?")
-        table.add_row(run.path.name, said, *shown, " ".join(f"{key}={value}" for key, value in job.settings.items()))
-    out.print(table)
-    ends = [state(place(sweep.folder, job)) for job in sweep.jobs]
-    counts = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
-    out.print(f"{len(ends)} jobs: {counts}; all composed and typed in {took:.1f} s")
-    if bases:
-        total = f"to come, one after the other: {clock(left)}, {megabytes(disk)}"
-        if "none" in bases:
-            out.print("time and disk: no finished run to estimate from")
-        elif "other" in bases:
-            out.print(f"{total} (roughly: from finished runs of other models, data or lengths)")
-        else:
-            out.print(f"{total} (by finished runs like them)")
+    remarks: list[str] = []
+    estimate = estimator(sweep.folder.parent, remarks)
+    planned = [plan_of(sweep.folder, job, estimate, remarks) for job in sweep.jobs]
+    if json:
+        facts = {"sweep": sweep.name, "folder": str(sweep.folder), "question": sweep.question}
+        terminal.as_json(facts | {"notices": sweep.notices, "jobs": [job.record() for job in planned]})
+    else:
+        show_jobs(sweep, planned, took)
+    say_remarks(remarks)
     return sweep.folder
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job with the state of its run, what changed since it was made, and what it may cost."""
+
+    run: RunDir
+    job: Job
+    state: str
+    changes: list[str]
+    cost: Cost
+
+    def record(self) -> dict[str, Any]:
+        """The job for scripts; nothing for a cost that nothing tells."""
+        known = self.cost.basis != "none"
+        facts = {"run": self.run.path.name, "id": self.job.id, "state": self.state, "settings": self.job.settings}
+        costs = {"seconds": self.cost.seconds if known else None, "bytes": self.cost.size if known else None}
+        return facts | costs | {"estimate": self.cost.basis, "changes": self.changes}
+
+
+def plan_of(folder: Path, job: Job, estimate: Callable[[dict[str, Any]], Cost], remarks: list[str]) -> Planned:
+    """How a job stands; what of its run cannot be read, and its copies, go into `remarks`."""
+    run, copies = run_of(folder, job.id, job.name)
+    remarks += [ignored(copy, run.path) for copy in copies]
+    try:
+        run.status()
+        changed = changes(run, job)
+    except Damaged as damage:
+        changed = []
+        remarks.append(str(damage))
+    return Planned(run, job, state(run), changed, estimate(job.plain))
+
+
+def show_jobs(sweep: Sweep, planned: Sequence[Planned], took: float) -> None:
+    """The question, a line per job, and what is to come."""
+    for text in filter(None, (sweep.question, *sweep.notices)):
+        terminal.result(text)
+    table = Sheet(str(sweep.folder), ("run", "state", "time", "disk", "settings"), right=("time", "disk"))
+    for one in planned:
+        said = one.state + (f", made before {len(one.changes)} changes in code or data" if one.changes else "")
+        known = one.cost.basis != "none"
+        costs = (clock(one.cost.seconds), megabytes(one.cost.size)) if known else ("?", "?")
+        table.add(one.run.path.name, said, *costs, " ".join(f"{key}={v}" for key, v in one.job.settings.items()))
+    table.show()
+    ends = [one.state for one in planned]
+    counts = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
+    terminal.result(f"{len(ends)} jobs: {counts}; all composed and typed in {took:.1f} s")
+    left = [one.cost for one in planned if one.state != "done"]
+    bases = {cost.basis for cost in left}
+    total = f"{clock(sum(cost.seconds for cost in left))}, {megabytes(sum(cost.size for cost in left))}"
+    if "none" in bases:
+        terminal.result("time and disk: no finished run to estimate from")
+    elif bases:
+        rough = "roughly: from finished runs of other models, data or lengths" if "other" in bases else ""
+        terminal.result(f"to come, one after the other: {total} ({rough or 'by finished runs like them'})")
 
 
 def megabytes(size: int) -> str:
@@ -74,19 +109,21 @@ class Cost:
     basis: str
 
 
-def estimator(root: Path) -> Callable[[dict[str, Any]], Cost]:
+def estimator(root: Path, remarks: list[str]) -> Callable[[dict[str, Any]], Cost]:
     """A function from a job's settings to its Cost, by the finished runs below an output root.
 
     Runs of the same model, data, adapter, length and evaluation are like it; without any, every finished run counts.
+    What cannot be read of them goes into `remarks`.
     """
-    import yaml
-
     past: dict[str, list[tuple[float, int]]] = {}
     for run in find_runs(root) if root.is_dir() else []:
         if state(run) == "done" and run.config.exists():
-            plain = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+            faults: list[str] = []
+            plain, seen = read_config(run.config, faults), look(run, run.path.name)
+            remarks += [*(f"{run.path}: {fault}" for fault in faults), *seen.faults]
             size = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
-            past.setdefault(shape(plain), []).append((seconds(run), size))
+            if isinstance(plain.get("train"), dict):
+                past.setdefault(shape(plain), []).append((seen.seconds, size))
     everything = [cost for costs in past.values() for cost in costs]
 
     def estimate(plain: dict[str, Any]) -> Cost:

@@ -8,13 +8,42 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dpo import terminal
+
+
+class Remarks:
+    """stderr as it is at each moment, through the terminal's door: it never fails for its reader or its encoding."""
+
+    @property
+    def encoding(self) -> str:
+        """What tqdm chooses its blocks by."""
+        return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> None:
+        """What tqdm draws: its own control characters, around titles that are clean."""
+        terminal.write(sys.stderr, text)
+
+    def flush(self) -> None:
+        """Every write is flushed."""
+
+    def isatty(self) -> bool:
+        """Whether a person looks at it."""
+        return terminal.is_terminal(sys.stderr)
+
+    def fileno(self) -> int:
+        """For the width of the terminal."""
+        return sys.stderr.fileno()
+
+
+REMARKS = Remarks()
+
 
 def bar(items: Iterable[Any] | None, title: str, unit: str, **options: Any) -> Any:
     """A progress bar: live in a terminal, a line every ten seconds elsewhere; without items, moved by its update()."""
-    pause = 0.1 if sys.stderr.isatty() else 10
-    return tqdm(items, desc=title, unit=unit, mininterval=pause, leave=False, **options)
+    pause = 0.1 if REMARKS.isatty() else 10
+    return tqdm(items, desc=terminal.line(title), unit=unit, mininterval=pause, leave=False, file=REMARKS, **options)
 
 
 def say(text: str) -> None:
     """A line above any bar."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(terminal.line(text), file=REMARKS)

@@ -28,9 +28,40 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+class Damaged(UsageError):
+    """A file that cannot be what was once written there; the message names it, what is wrong, and what to do."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        away = "it" if path.name == "sweep.json" else "its folder"
+        super().__init__(f"{path}: {what}; restore the file, or move {away} away and give the command again")
+        self.path, self.what = path, what
+
+
+def what_is_wrong(error: Exception) -> str:
+    """Why a file could not be read, in words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"is cut off or damaged (line {error.lineno})" if error.doc.strip("\0 \n") else "is empty"
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
+    return "is damaged (not text)" if isinstance(error, UnicodeDecodeError) else "is damaged"
+
+
 def read_json(path: Path) -> Any:
-    """Parsed JSON of a file that must exist."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Parsed JSON of a file that must exist; raises Damaged where it is there and cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(path, what_is_wrong(error)) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """`read_json` of a file that holds a JSON object; raises Damaged where it holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise Damaged(path, "holds no JSON object")
+    return value
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,12 @@ class RunDir:
     def status(self) -> dict[str, Any]:
         """The content of status.json; state "pending" where there is none."""
         path = self.path / "status.json"
-        return read_json(path) if path.exists() else {"state": "pending"}
+        if not path.exists():
+            return {"state": "pending"}
+        value = read_object(path)
+        if not isinstance(value.get("state"), str):
+            raise Damaged(path, "names no state")
+        return value
 
     def set_status(self, state: str, **more: Any) -> None:
         """pending, running, done or failed, with what else belongs to it."""
@@ -103,18 +139,18 @@ class RunDir:
         path = self.path / f"{name}.json"
         if not path.exists():
             raise UsageError(f"{path}: no such file; is this a run directory, and is the run finished?")
-        return read_json(path)
+        return read_object(path)
 
     def attempts(self) -> list[str]:
         """Tracker ids of this run's attempts so far, oldest first."""
         path = self.path / "tracker.json"
-        return list(read_json(path)["attempts"]) if path.exists() else []
+        return list(read_object(path).get("attempts", ())) if path.exists() else []
 
     @property
     def kind(self) -> str:
         """What was trained: policy, or reward for a reward model."""
         path = self.path / "provenance.json"
-        return str(read_json(path).get("kind", "policy")) if path.exists() else "policy"
+        return str(read_object(path).get("kind", "policy")) if path.exists() else "policy"
 
     def append(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
         """Rows at the end of a JSONL file, on disk when this returns."""
@@ -124,13 +160,16 @@ class RunDir:
             file.flush()
 
     def rows(self, path: Path) -> Iterator[dict[str, Any]]:
-        """The rows of a JSONL file; a last line cut off by a kill does not count."""
+        """The rows of a JSONL file; a last line cut off by a kill does not count, any other that is none is Damaged."""
         if not path.exists():
             return
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        yield row_of(path, number, line)
+        except OSError as error:
+            raise Damaged(path, what_is_wrong(error)) from error
 
     def last_rows(self, path: Path, size: int = 65536) -> list[dict[str, Any]]:
         """The rows in about the last `size` bytes of a JSONL file: enough to see how a run stands while it grows."""
@@ -205,10 +244,47 @@ class RunDir:
                 self.pairs(step).unlink()
 
 
+def row_of(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The row in a line of a JSONL file; raises Damaged where it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise Damaged(path, f"line {number} is damaged")
+    return row
+
+
 def find_runs(root: Path) -> list[RunDir]:
-    """Every run directory at or below `root`, by name; a directory is a run when it has a status.json.
+    """Every run directory at or below `root`, by name: it has a status.json, or has lost it and has run.yaml and rows.
 
     What a folder with a leading dot holds was set aside or is being copied, and does not count.
     """
-    found = sorted(root.rglob("status.json"))
-    return [RunDir(p.parent) for p in found if not any(part.startswith(".") for part in p.relative_to(root).parts)]
+    found = []
+    for folder, inside, files in os.walk(root):
+        names = {*inside, *files}
+        if "status.json" in names or {"run.yaml", "metrics.jsonl"} <= names:
+            found.append(RunDir(Path(folder)))
+        inside[:] = [name for name in inside if not name.startswith(".") and name not in ("checkpoint", "pairs")]
+    return sorted(found, key=lambda run: run.path)
+
+
+def run_of(folder: Path, run_id: str, name: str) -> tuple[RunDir, list[Path]]:
+    """(the directory of a job in a sweep's folder, copies of it that do not count).
+
+    A directory is a job's by the id that ends its name, whatever stands before it. Of several the finished one counts,
+    then the one that is called as the job is; of none, the job's is still to be made.
+    """
+    own = folder / f"{name or 'run'}-{run_id}"
+    found = sorted(path for path in folder.glob(f"*-{run_id}") if path.is_dir() and not path.name.startswith("."))
+    if len(found) > 1:
+        found.sort(key=lambda path: (not says_done(path), path != own))
+    return RunDir(found[0] if found else own), found[1:]
+
+
+def says_done(path: Path) -> bool:
+    """Whether a run directory's status.json can be read and says done."""
+    try:
+        return RunDir(path).status()["state"] == "done"
+    except Damaged:
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from itertools import zip_longest
 from pathlib import Path
@@ -13,6 +12,7 @@ from dpo.config import parse_file
 from dpo.errors import UsageError
 from dpo.records import RunDir
 from dpo.run import run
+from dpo.terminal import remark
 
 
 def reproduce(path: Path, into: Path | None) -> int:
@@ -27,9 +27,9 @@ def reproduce(path: Path, into: Path | None) -> int:
     for number, (old, new) in enumerate(pairs, 1):
         if old != new:
             names = [k for k in sorted({*(old or {}), *(new or {})}) if (old or {}).get(k) != (new or {}).get(k)]
-            print(f"row {number} differs in {', '.join(names)}", file=sys.stderr)
+            remark(f"row {number} differs in {', '.join(names)}")
             return 1
-    print(f"{len(pairs)} metric rows, all equal bit for bit", file=sys.stderr)
+    remark(f"{len(pairs)} metric rows, all equal bit for bit")
     return 0
 
 

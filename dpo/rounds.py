@@ -9,18 +9,17 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from dpo import judge as judging
 from dpo.cache import key
 from dpo.config import Config, identity, parse
-from dpo.console import console, summary
+from dpo.console import summary
 from dpo.data.judge import JudgedDir
 from dpo.data.judged import Judged
 from dpo.progress import say
 from dpo.records import RunDir, read_json, write_json
 from dpo.results.figures import save_reward_curves
 from dpo.run import run
+from dpo.terminal import Sheet
 from dpo.tracking.shown import short_name
 
 
@@ -102,14 +101,13 @@ def keep(path: Path, done: list[dict[str, Any]]) -> None:
 
 def show(done: list[dict[str, Any]]) -> None:
     """A line for each round."""
-    table = Table(title="Rounds", title_justify="left")
     wanted = ("rewards/accuracies", "rewards/margins", "kl", "json_rate", "samples/length")
     names = [name for name in wanted if f"eval/{name}" in done[0]["last"]]
-    for title in ("round", "pairs", *names):
-        table.add_column(title, justify="right")
+    columns = ("round", "pairs", *names)
+    sheet = Sheet("Rounds", columns, right=columns)
     start = done[0]["first"]
-    table.add_row("start", "", *(f"{start.get(f'eval/{name}', float('nan')):.4f}" for name in names))
+    sheet.add("start", "", *(f"{start.get(f'eval/{name}', float('nan')):.4f}" for name in names))
     for row in done:
         values = (f"{row['last'].get(f'eval/{name}', float('nan')):.4f}" for name in names)
-        table.add_row(str(row["round"]), f"{row['pairs']:,}", *values)
-    console().print(table)
+        sheet.add(row["round"], f"{row['pairs']:,}", *values)
+    sheet.show()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from dpo.models.pretrained import load_tokenizer
 from dpo.posthoc import choose, score_rows
 from dpo.records import RunDir
 from dpo.reference import Reference
+from dpo.terminal import as_json
 from dpo.tree import layout_of
 
 
@@ -110,7 +110,7 @@ def score(
             for i, name in enumerate(ids):
                 row = {"id": name} | {column: float(values[i]) for column, values in columns.items()}
                 file.write(json.dumps(row) + "\n")
-    print(json.dumps({"pairs": len(ids), **metrics}, indent=2), file=sys.stdout)
+    as_json({"pairs": len(ids), **metrics})
 
 
 def answer_prompt(run: RunDir, prompt: str) -> dict[str, str]:

@@ -4,69 +4,46 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.live import Live
-from rich.table import Table
+from dpo import terminal
+from dpo.listing import SEEN, Glance, Listing, listing, look, say_remarks, shown
+from dpo.records import RunDir, write_atomically
+from dpo.terminal import Sheet
 
-from dpo.console import console, state
-from dpo.errors import UsageError
-from dpo.records import RunDir, find_runs, read_json, write_atomically
-
-SEEN = ("loss", "rewards/margins", "rewards/accuracies")
+TITLES = ("run", "state", "step", "loss", "margin", "accuracy", "pairs/s", "time left")
 
 
-def listed(folder: Path) -> list[tuple[str, RunDir | None, dict[str, Any]]]:
-    """(name, run or None, what sweep.json says of it) for every job of a sweep, or every run below another folder."""
-    if not (folder / "sweep.json").is_file():
-        return [(str(run.path.relative_to(folder)), run, {}) for run in find_runs(folder)]
-    rows: list[tuple[str, RunDir | None, dict[str, Any]]] = []
-    for job in read_json(folder / "sweep.json")["jobs"]:
-        found = sorted(folder.glob(f"*-{job['id']}"))
-        run = RunDir(found[0]) if found else None
-        rows.append((run.path.name if run else f"{job['name']}-{job['id']}", run, job))
-    return rows
+def row_of(run: Glance) -> dict[str, Any]:
+    """A job's name, id, settings, state, error, and every scalar of its last evaluation."""
+    last = {k: v for k, v in run.last.items() if not k.startswith("time/") and k != "kind"}
+    row = {"run": run.name, "id": run.job.get("id", ""), "state": run.state, "error": terminal.line(run.error)}
+    return row | run.job.get("settings", {}) | (last if run.state == "done" else {})
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """A row per job: its name, id, settings, state, error, and every scalar of its last evaluation."""
-    out = []
-    for name, run, job in listed(folder):
-        status = run.status() if run else {"state": "pending"}
-        last = {}
-        if run and status["state"] == "done":
-            last = {k: v for k, v in run.read("summary")["last"].items() if not k.startswith("time/") and k != "kind"}
-        said = state(run) if run else "pending"
-        row = {"run": name, "id": job.get("id", ""), "state": said, "error": status.get("error", "")}
-        out.append(row | job.get("settings", {}) | last)
-    return out
-
-
-def save_table(folder: Path) -> None:
-    """table.csv of a sweep: `rows`, with an empty cell for what a row does not have."""
-    table = rows(folder)
+def save_table(folder: Path) -> list[str]:
+    """Write table.csv of a sweep: a row per job, with an empty cell for what it does not have; remarks on its files."""
+    found = listing(folder)
+    table = [row_of(run) for run in found.runs]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
     write_atomically(folder / "table.csv", text.getvalue())
+    return found.remarks
 
 
 def standing(run: RunDir) -> str:
     """Loss, margin, accuracy of the last evaluation, and how long the run took, in a line."""
-    evaluations = [row for row in run.rows(run.metrics) if row["kind"] == "eval"]
-    if not evaluations:
+    seen = look(run, run.path.name)
+    if not seen.last:
         return "no evaluation yet"
-    values = [f"{key.rsplit('/', 1)[-1]} {evaluations[-1][f'eval/{key}']:.4f}" for key in SEEN]
-    return "  ".join(values) + f"  ({clock(seconds(run))})"
-
-
-def seconds(run: RunDir) -> float:
-    """Seconds that a run's recorded steps and evaluations took."""
-    return float(sum(row.get("time/step", 0) + row.get("time/evaluation", 0) for row in run.rows(run.metrics)))
+    names = ("loss", "margin", "accuracy")
+    values = [f"{SEEN[name].rsplit('/', 1)[-1]} {shown(seen.last, SEEN[name])}" for name in names]
+    return "  ".join(values) + f"  ({clock(seen.seconds)})"
 
 
 def clock(value: float) -> str:
@@ -77,54 +54,60 @@ def clock(value: float) -> str:
     return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def show_status(folder: Path, watch: bool, pause: float = 2.0) -> None:
+def show_status(folder: Path, watch: bool, json: bool = False, pause: float = 2.0) -> None:
     """Print the table once, or keep it up to date until every run is done or failed."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such directory")
-    if not listed(folder):
-        raise UsageError(f"{folder}: no runs here; `dpo sweep` or `dpo train` makes some")
-    if not watch:
-        console().print(status_table(folder)[0])
-        return
-    table, over = status_table(folder)
-    with Live(table, console=console(), auto_refresh=False) as live:
-        while not over:
+    found = listing(folder, whole=json)
+    if watch:
+        found = watched(folder, found, pause)
+    elif json:
+        terminal.as_json({"directory": str(folder), "runs": [run.record() | pace(run) for run in found.runs]})
+    else:
+        sheet(folder, found).show()
+    for run in found.runs if not json else ():
+        if run.state == "failed":
+            terminal.result((f"{run.name}: {terminal.line(run.error)}", "dim"))
+    say_remarks(found.remarks)
+
+
+def watched(folder: Path, found: Listing, pause: float) -> Listing:
+    """Show the table anew until every run has ended; elsewhere than in a terminal, once it has."""
+    if not terminal.is_terminal(sys.stdout):
+        while not over(found):
             time.sleep(pause)
-            table, over = status_table(folder)
-            live.update(table, refresh=True)
+            found = listing(folder, whole=False)
+        sheet(folder, found).show()
+        return found
+    from rich.live import Live
+
+    with (
+        terminal.console(sys.stdout) as out,
+        Live(sheet(folder, found).drawn(), console=out, auto_refresh=False) as live,
+    ):
+        while not over(found):
+            time.sleep(pause)
+            found = listing(folder, whole=False)
+            live.update(sheet(folder, found).drawn(), refresh=True)
+    return found
 
 
-def status_table(folder: Path) -> tuple[Table, bool]:
-    """A line per run: state, step, loss, margin, accuracy, speed, time left; and whether all have ended."""
-    found = listed(folder)
-    table = Table(title=str(folder), title_justify="left")
-    for title in ("run", "state", "step", "loss", "margin", "accuracy", "pairs/s", "time left"):
-        table.add_column(title, justify="left" if title in ("run", "state") else "right", overflow="fold")
-    ends, left = [], 0.0
-    for name, run, _ in found:
-        ends.append(state(run) if run else "pending")
-        cells, remaining = live_cells(run, ends[-1]) if run else ([""] * 6, 0.0)
-        left += remaining
-        table.add_row(name, ends[-1], *cells)
-        if run and ends[-1] == "failed":
-            table.add_row("", f"[dim]{run.status()['error']}[/dim]")
-    counts = ", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends))
-    table.caption = counts + (f"; {clock(left)} left in those that run" if left else "")
-    return table, all(end in ("done", "failed") for end in ends)
+def over(found: Listing) -> bool:
+    """Whether every run has ended."""
+    return all(run.state in ("done", "failed") for run in found.runs)
 
 
-def live_cells(run: RunDir, said: str) -> tuple[list[str], float]:
-    """(step, loss, margin, accuracy, pairs/s, time left) of a run as text, and the seconds left."""
-    recent = run.last_rows(run.metrics)
-    if not recent:
-        return [""] * 6, 0.0
-    last = recent[-1]
-    facts = run.read("provenance") if (run.path / "provenance.json").exists() else {}
-    values = [f"{last[key]:.4f}" if (key := f"{last['kind']}/{name}") in last else "" for name in SEEN]
-    steps = [row for row in recent if row["kind"] == "train"][-20:]
-    speed = statistics.mean(row["time/pairs_per_second"] for row in steps) if steps else 0.0
-    remaining = 0.0
-    if said == "running" and steps and "steps" in facts:
-        remaining = (facts["steps"] - last["step"]) * statistics.mean(row["time/step"] for row in steps)
-    step = f"{last['step']}/{facts['steps']}" if "steps" in facts else str(last["step"])
-    return [step, *values, f"{speed:.0f}" if speed else "", clock(remaining) if remaining else ""], remaining
+def sheet(folder: Path, found: Listing) -> Sheet:
+    """A line per run: state, step, loss, margin, accuracy, speed, time left; the counts below."""
+    left = sum(run.left for run in found.runs)
+    foot = found.counts + (f"; {clock(left)} left in those that run" if left else "")
+    table = Sheet(str(folder), TITLES, right=TITLES[2:], foot=foot)
+    for run in found.runs:
+        newest = run.rows[-1] if run.rows else {}
+        values = (shown(newest, SEEN[title]) for title in ("loss", "margin", "accuracy"))
+        speed, wait = f"{run.speed:.0f}" if run.speed else "", clock(run.left) if run.left else ""
+        table.add(run.name, run.state, run.step, *values, speed, wait)
+    return table
+
+
+def pace(run: Glance) -> dict[str, Any]:
+    """What changes while a run trains, for scripts."""
+    return {"pairs_per_second": run.speed or None, "seconds_left": run.left or None}

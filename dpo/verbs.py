@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from dpo.errors import UsageError
+from dpo.terminal import path_line, remark
 
 
 def train(args: argparse.Namespace) -> int:
@@ -25,15 +25,15 @@ def train(args: argparse.Namespace) -> int:
     if not config.one_run:
         from dpo.rounds import rounds
 
-        print(rounds(config).path)
+        path_line(rounds(config).path)
         return 0
     directory, finished = run(config)
     if finished:
-        print(f"already finished, not repeated: {directory.path}", file=sys.stderr)
+        remark(f"already finished, not repeated: {directory.path}")
     else:
         save_reward_curves(directory)
         summary(directory)
-    print(directory.path)
+    path_line(directory.path)
     return 0
 
 
@@ -52,12 +52,12 @@ def reward(args: argparse.Namespace) -> int:
     config = load(args.overrides, folder, name)
     directory, finished = run(config)
     if finished:
-        print(f"already finished, not repeated: {directory.path}", file=sys.stderr)
+        remark(f"already finished, not repeated: {directory.path}")
     else:
         show_curves(directory)
     for policy in policies:
         show_agreement(policy, against(directory, policy, config.train.precision))
-    print(directory.path)
+    path_line(directory.path)
     return 0
 
 
@@ -73,7 +73,7 @@ def run_grid(name: str | None, args: argparse.Namespace) -> int:
 
     grid = read(name, args.overrides)
     code = run_sweep(grid, args.rerun_changed)
-    print(grid.folder)
+    path_line(grid.folder)
     return code
 
 
@@ -81,7 +81,9 @@ def plan(args: argparse.Namespace) -> int:
     """The jobs of a question, without running any."""
     from dpo.plan import show_plan
 
-    print(show_plan(args.name, args.overrides))
+    folder = show_plan(args.name, args.overrides, args.json)
+    if not args.json:
+        path_line(folder)
     return 0
 
 
@@ -89,7 +91,7 @@ def status(args: argparse.Namespace) -> int:
     """How the jobs of a directory stand."""
     from dpo.status import show_status
 
-    show_status(Path(args.directory), args.watch)
+    show_status(Path(args.directory), args.watch, args.json)
     return 0
 
 
@@ -107,7 +109,7 @@ def audit(args: argparse.Namespace) -> int:
     from dpo.audit import audit
     from dpo.config import load
 
-    print(audit(load(args.overrides)))
+    path_line(audit(load(args.overrides)))
     return 0
 
 
@@ -115,15 +117,15 @@ def judge(args: argparse.Namespace) -> int:
     """Pairs from a policy's own answers."""
     from dpo.judge import from_overrides, make
 
-    print(make(from_overrides(args.overrides)).pairs)
+    path_line(make(from_overrides(args.overrides)).pairs)
     return 0
 
 
 def runs(args: argparse.Namespace) -> int:
     """A line for each run."""
-    from dpo.console import list_runs
+    from dpo.listing import list_runs
 
-    list_runs(Path(args.directory))
+    list_runs(Path(args.directory), args.json)
     return 0
 
 
@@ -140,7 +142,7 @@ def compare(args: argparse.Namespace) -> int:
     """Answers side by side."""
     from dpo.console import show_answers
 
-    show_answers([Path(run) for run in args.runs], args.prompt)
+    show_answers([Path(run) for run in args.runs], args.prompt, json=args.json)
     return 0
 
 
@@ -155,7 +157,7 @@ def push(args: argparse.Namespace) -> int:
     """Runs to W&B; the project's address is the last line."""
     from dpo.tracking.push import push
 
-    print(push(Path(args.directory), args.project, args.entity))
+    path_line(push(Path(args.directory), args.project, args.entity))
     return 0
 
 
@@ -163,7 +165,8 @@ def dashboard(args: argparse.Namespace) -> int:
     """The W&B workspace and report; where they are is printed."""
     from dpo.tracking.dashboard import build
 
-    print(*build(Path(args.directory), args.project, args.entity, args.online), sep="\n")
+    for place in build(Path(args.directory), args.project, args.entity, args.online):
+        path_line(place)
     return 0
 
 
@@ -176,9 +179,9 @@ def report(args: argparse.Namespace) -> int:
     if args.check:
         changed = stale(directory, out)
         if changed:
-            print(f"stale: {', '.join(changed)}; `dpo report {directory}` makes it anew", file=sys.stderr)
+            remark(f"stale: {', '.join(changed)}; `dpo report {directory}` makes it anew")
     else:
         changed = []
         report(directory, out)
-    print(page)
+    path_line(page)
     return 1 if changed else 0

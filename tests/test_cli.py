@@ -171,16 +171,16 @@ def test_reproduce_names_what_differs(finished: RunDir, tmp_path: Path, capsys) 
 def test_runs_lists_each_run_with_its_state(finished: RunDir, capsys) -> None:
     """Named, with its last evaluation."""
     assert main(["runs", str(finished.path.parents[1])]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "twelve-sigmoid-beta0.1" in said and "done" in said
 
 
 def test_compare_shows_recorded_and_fresh_answers(finished: RunDir, capsys) -> None:
     """Three columns for recorded prompts, and for a prompt given now."""
     assert main(["compare", str(finished.path)]) == 0
-    assert "Capital" in capsys.readouterr().err
+    assert "Capital" in capsys.readouterr().out
     assert main(["compare", str(finished.path), "--prompt", "Hello there"]) == 0
-    assert "Hello there" in capsys.readouterr().err
+    assert "Hello there" in capsys.readouterr().out
 
 
 def test_preview_loads_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -194,7 +194,7 @@ def test_preview_loads_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(dpo.models.pretrained, "load_model", forbidden)
     monkeypatch.setattr(dpo.models.tiny, "fit", forbidden)
     assert main(["preview", "--pairs", "1", "dataset=twelve", "model=tiny_byte", f"cache_root={cache}"]) == 0
-    assert "chosen" in capsys.readouterr().err
+    assert "chosen" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pytest
 
 from dpo.__main__ import main
 from dpo.cache import locked
+from dpo.listing import listing
 from dpo.records import RunDir, write_json
-from dpo.status import clock, rows, standing, status_table
+from dpo.status import clock, over, row_of, standing
 
 from .sweeps import command, kill, start
 from .test_sweep import question
@@ -34,7 +35,7 @@ def folder(finished: RunDir, tmp_path: Path) -> Path:
 def test_status_shows_a_line_for_every_job_and_the_error_of_a_failed_one(folder: Path, capsys) -> None:
     """Also for the one that has no directory yet."""
     assert main(["status", str(folder)]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert all(f"seed{n}-" in said for n in range(4)) and "ValueError: planted" in said
     assert "1 done, 1 interrupted, 1 failed, 1 pending" in said and "6/6" in said
 
@@ -48,13 +49,13 @@ def test_a_running_job_shows_its_step_and_the_time_left(folder: Path, capsys) ->
     run.metrics.write_text(text + '{"step": 3, "kind": "tr')
     with locked(run.lock):
         assert main(["status", str(folder)]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "2/6" in said and "40 min 00 s" in said and "1 running" in said
 
 
 def test_the_table_has_a_row_per_job_with_its_settings_and_last_evaluation(folder: Path, finished: RunDir) -> None:
     """Numbers only for what is done."""
-    table = rows(folder)
+    table = [row_of(run) for run in listing(folder).runs]
     assert [row["state"] for row in table] == ["done", "interrupted", "failed", "pending"]
     assert table[0]["seed"] == "0" and table[0]["eval/loss"] == finished.read("summary")["last"]["eval/loss"]
     assert "eval/loss" not in table[1] and table[2]["error"] == "ValueError: planted"
@@ -70,8 +71,8 @@ def test_watch_ends_when_every_job_has(folder: Path, capsys) -> None:
 
 def test_a_folder_of_single_runs_has_a_status_too(finished: RunDir) -> None:
     """No sweep.json: every run below it."""
-    table, over = status_table(finished.path.parents[1])
-    assert table.row_count == 1 and over
+    found = listing(finished.path.parents[1])
+    assert len(found.runs) == 1 and over(found)
 
 
 @pytest.mark.parametrize("content", [None, []])
@@ -110,7 +111,7 @@ def test_plan_names_jobs_states_and_costs_and_writes_nothing(cache: Path, tmp_pa
     settings = command(cache, tmp_path / "out")[2:]
     assert main(["plan", path, *settings]) == 0
     said = capsys.readouterr()
-    assert "3 jobs: 3 pending" in said.err and "no finished run to estimate from" in said.err
+    assert "3 jobs: 3 pending" in said.out and "no finished run to estimate from" in said.out
     assert not (tmp_path / "out").exists()
     assert main(["sweep", path, *settings, "seed=0"]) == 0
     before = sorted(p for p in (tmp_path / "out").rglob("*"))
@@ -118,22 +119,22 @@ def test_plan_names_jobs_states_and_costs_and_writes_nothing(cache: Path, tmp_pa
     assert main(["plan", path, *settings]) == 0
     said = capsys.readouterr()
     assert (
-        "3 jobs: 1 done, 2 pending; all composed and typed in" in said.err and "by finished runs like them" in said.err
+        "3 jobs: 1 done, 2 pending; all composed and typed in" in said.out and "by finished runs like them" in said.out
     )
-    assert said.out.splitlines()[-1] == str(tmp_path / "out" / "asked") and "What is asked?" in said.err
+    assert said.out.splitlines()[-1] == str(tmp_path / "out" / "asked") and "What is asked?" in said.out
     assert sorted(p for p in (tmp_path / "out").rglob("*")) == before
 
 
 def test_an_estimate_comes_from_runs_of_the_same_shape(finished: RunDir) -> None:
     """Another beta or seed is the same shape, another model is not."""
     from dpo.config import parse_file
+    from dpo.listing import look
     from dpo.plan import estimator
-    from dpo.status import seconds
 
-    estimate = estimator(finished.path.parents[1])
+    estimate = estimator(finished.path.parents[1], [])
     plain = parse_file(finished.config).plain
     like = estimate(plain | {"seed": 7, "beta": plain["beta"] | {"value": 1.0}})
-    assert like.basis == "like it" and like.seconds == seconds(finished) and like.size > 10_000
+    assert like.basis == "like it" and like.seconds == look(finished, "").seconds and like.size > 10_000
     assert estimate(plain | {"model": plain["model"] | {"width": 64}}).basis == "other"
 
 
@@ -144,8 +145,7 @@ def test_status_is_readable_while_a_sweep_runs(cache: Path, tmp_path: Path) -> N
     folder = tmp_path / "multirun"
     while process.poll() is None:
         if (folder / "sweep.json").exists():
-            status_table(folder)
-            seen |= {row["state"] for row in rows(folder)}
+            seen |= {run.state for run in listing(folder).runs}
         time.sleep(0.02)
     assert process.wait() == 0 and {"pending", "running", "done"} <= seen
 
@@ -158,4 +158,4 @@ def test_a_killed_run_is_shown_as_interrupted(cache: Path, tmp_path: Path) -> No
         assert process.poll() is None
         time.sleep(0.02)
     kill(process)
-    assert [row["state"] for row in rows(tmp_path / "multirun")] == ["interrupted"]
+    assert [run.state for run in listing(tmp_path / "multirun").runs] == ["interrupted"]

@@ -23,7 +23,17 @@ from dpo.errors import UsageError
 from dpo.records import RunDir, find_runs
 from dpo.results import measures
 from dpo.results.arms import Arm, arms, axes, varied
-from dpo.results.reading import flatten, is_json_object, natural, read_config, read_file, read_rows
+from dpo.results.reading import (
+    flatten,
+    is_comparison,
+    is_json_object,
+    is_metric_row,
+    is_sample,
+    natural,
+    read_config,
+    read_file,
+    read_rows,
+)
 
 FILES = ("provenance", "summary", "audit")
 
@@ -148,7 +158,7 @@ class Run:
 
     @cached_property
     def _samples(self) -> pd.DataFrame:
-        frame = pd.DataFrame(read_rows(RunDir(self.path).samples)[0])
+        frame = pd.DataFrame(read_rows(RunDir(self.path).samples, is_sample)[0])
         if len(frame):
             frame["draw"] = frame.groupby(["step", "decoding", "prompt"]).cumcount()
             frame["is_json"] = [is_json_object(text) for text in frame["completion"]]
@@ -156,7 +166,7 @@ class Run:
 
     def compare(self) -> pd.DataFrame:
         """Base, SFT and DPO answers to the same prompts."""
-        return pd.DataFrame(read_rows(RunDir(self.path).compare)[0])
+        return pd.DataFrame(read_rows(RunDir(self.path).compare, is_comparison)[0])
 
     def row(self) -> dict[str, Any]:
         """The run as a row of `Runs.runs`."""
@@ -270,7 +280,7 @@ def load_run(path: str | Path) -> Run:
     notes: list[str] = []
     status = read_file(folder / "status.json", notes) or {}
     values = {name: read_file(folder / f"{name}.json", notes) or {} for name in FILES}
-    rows, faults = read_rows(directory.metrics, ("step", "kind"))
+    rows, faults = read_rows(directory.metrics, is_metric_row)
     config = read_config(directory.config, notes)
     return Run(folder, status, config, **values, rows=tuple(rows), notes=(*notes, *faults))
 

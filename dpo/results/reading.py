@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dpo.records import read_json
+from dpo.records import Damaged, read_object
 
 
 def natural(text: str) -> list[Any]:
@@ -19,15 +20,14 @@ def natural(text: str) -> list[Any]:
 
 def read_file(path: Path, notes: list[str]) -> dict[str, Any] | None:
     """The object of a JSON file; None where there is none, and with a note where it cannot be read."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        value = read_json(path)
-        if isinstance(value, dict):
-            return value
-        notes.append(f"{path.name} does not hold an object, and was left out")
-    except (ValueError, OSError) as error:
-        notes.append(f"{path.name} cannot be read ({str(error).splitlines()[0]})")
+        return read_object(path)
+    except Damaged as damage:
+        notes.append(f"{path.name} {damage.what}")
+    except FileNotFoundError:
+        notes.append(f"{path.name} is a broken link")
     return None
 
 
@@ -41,30 +41,72 @@ def read_config(path: Path, notes: list[str]) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
         notes.append("run.yaml holds no configuration")
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        notes.append(f"run.yaml cannot be read ({str(error).splitlines()[0]})")
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        notes.append(f"run.yaml cannot be read ({first_line(error)})")
     return {}
 
 
-def read_rows(path: Path, needed: tuple[str, ...] = ()) -> tuple[list[dict[str, Any]], list[str]]:
-    """(rows, faults) of a JSONL file: a last line cut off by a kill and lines that are no row are dropped and said."""
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind where it says nothing; an OSError without its path."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return said.strip().splitlines()[0] if said.strip() else type(error).__name__
+
+
+def read_rows(
+    path: Path, is_row: Callable[[dict[str, Any]], bool] = lambda row: True, recent: int | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """(rows, faults) of a JSONL file: a last line cut off by a kill and lines that are no row are dropped and said.
+
+    `recent` reads the rows in about so many bytes at the file's end alone.
+    """
     rows: list[dict[str, Any]] = []
     faults: list[str] = []
-    if not path.is_file():
+    if not os.path.lexists(path):
         return rows, faults
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            faults.append(f"{path.name}: line {number}, the last, was cut off and is dropped")
-            continue
+    try:
+        begin, lines = lines_of(path, recent)
+    except OSError as error:
+        return rows, [f"{path.name} cannot be read ({first_line(error)})"]
+    for number, line in enumerate(lines[:-1], begin):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and all(key in row for key in needed):
+        if isinstance(row, dict) and is_row(row):
             rows.append(row)
         else:
             faults.append(f"{path.name}: line {number} is not a row and is dropped")
+    if lines[-1]:
+        faults.append(f"{path.name}: line {begin + len(lines) - 1}, the last, was cut off and is dropped")
     return rows, faults
+
+
+def is_metric_row(row: dict[str, Any]) -> bool:
+    """Whether a row of metrics.jsonl has its step and kind, and numbers for metrics."""
+    named = type(row.get("step")) is int and isinstance(row.get("kind"), str)
+    return named and not any("/" in key and isinstance(value, str | list | dict) for key, value in row.items())
+
+
+def is_sample(row: dict[str, Any]) -> bool:
+    """Whether a row of samples.jsonl is an answer."""
+    return type(row.get("step")) is int and all(
+        isinstance(row.get(k), str) for k in ("decoding", "prompt", "completion")
+    )
+
+
+def is_comparison(row: dict[str, Any]) -> bool:
+    """Whether a row of compare.jsonl has its three answers."""
+    return all(isinstance(row.get(key), str) for key in ("prompt", "base", "sft", "dpo"))
+
+
+def lines_of(path: Path, recent: int | None) -> tuple[int, list[bytes]]:
+    """(number of the first line, lines), the last of them what stands behind the last line break."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = max(0, end - recent) if recent else 0
+        file.seek(start)
+        lines = file.read().split(b"\n")
+    return (1, lines) if start == 0 else (2, lines[1:])
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

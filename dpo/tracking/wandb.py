@@ -6,7 +6,6 @@ import os
 import queue
 import re
 import shutil
-import sys
 import threading
 import time
 import uuid
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dpo.terminal import remark
 from dpo.tracking.shown import Shown
 
 QUIET = {
@@ -103,7 +103,7 @@ def quietly(call: Callable[[], Any], given_up: Callable[[], bool]) -> None:
         call()
     except Exception as error:
         if not given_up():
-            print(f"W&B: {first_line(error)}; the run goes on, its files are complete", file=sys.stderr)
+            remark(f"W&B: {first_line(error)}; the run goes on, its files are complete")
 
 
 def cut_off() -> None:
@@ -192,7 +192,7 @@ class WandbTracker:
         LOST.add(self.server)
         cut_off()
         where = f"this run is tracked offline in {self.directory}"
-        print(f"W&B is out of reach ({reason}); {where}, and `dpo push` sends it later", file=sys.stderr)
+        remark(f"W&B is out of reach ({reason}); {where}, and `dpo push` sends it later")
 
     def _supersede(self, earlier: str, folder: Path) -> None:
         """Tag an earlier attempt "superseded" online; offline, where no tag can be added, set its files aside."""

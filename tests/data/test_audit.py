@@ -158,12 +158,12 @@ def test_every_run_holds_its_audit(finished) -> None:
 
 
 def test_the_command_prints_the_path_of_its_report(cache: Path, tmp_path: Path, capsys) -> None:
-    """Last on stdout, the table on stderr, and no model is built."""
+    """Last on stdout, below the table, and no model is built."""
     kept = set((cache / "models").glob("tiny-*"))
     assert main(["audit", *SMALL, "model.seed=5", f"cache_root={cache}", f"output_root={tmp_path}"]) == 0
     printed = capsys.readouterr()
     assert json.loads(Path(printed.out.splitlines()[-1]).read_text())["pairs"] == 24
-    assert "longer wins" in printed.err and "bag of words" in printed.err
+    assert "longer wins" in printed.out and "bag of words" in printed.out
     assert set((cache / "models").glob("tiny-*")) == kept
 
 
