@@ -44,7 +44,8 @@ class HeadLogps(torch.autograd.Function):
         logp_N = torch.empty(len(ids_N), dtype=torch.float32, device=hidden_ND.device)
         rows = ("wpo" in wants) + 2 * ("token_facts" in wants)
         facts_KN = torch.empty(rows, len(ids_N), dtype=torch.float32, device=hidden_ND.device)
-        kept: list[Tensor] = []
+        kept: dict[int, Tensor] = {}  # by a chunk's first position: a short last chunk may fit where others did not
+        room = KEEP_BYTES
         for part in chunks(hidden_ND, weight_VD):
             z_nV = capped(project(hidden_ND[part], weight_VD, bias_V), cap)
             shift_n1 = z_nV.amax(-1, keepdim=True)
@@ -59,8 +60,9 @@ class HeadLogps(torch.autograd.Function):
                 facts_KN[:, part] = token_facts(logits_nV, ids_N[part], wants)
             if slopes is not None:
                 slopes[part] = slope(p_nV.div_(total_n1), ids_N[part], damp_nV).to(weight_VD.dtype) @ weight_VD
-            elif trains_head and (len(kept) + 1) * p_nV.nbytes <= KEEP_BYTES:
-                kept.append(slope(p_nV.div_(total_n1), ids_N[part], damp_nV))
+            elif trains_head and p_nV.nbytes <= room:
+                kept[part.start] = slope(p_nV.div_(total_n1), ids_N[part], damp_nV)
+                room -= p_nV.nbytes
         ctx.cap, ctx.trains_head, ctx.kept = cap, trains_head, kept
         ctx.save_for_backward(slopes, *((hidden_ND, weight_VD, bias_V, ids_N) if trains_head else ()))
         ctx.mark_non_differentiable(facts_KN)
@@ -73,13 +75,11 @@ class HeadLogps(torch.autograd.Function):
             return slopes_ND * grad_N[:, None].to(slopes_ND.dtype), None, None, None, None, None
         _slopes, hidden_ND, weight_VD, bias_V, ids_N = ctx.saved_tensors
         by_hidden = torch.empty_like(hidden_ND)
-        by_weight = None
+        by_weight = None if len(hidden_ND) else torch.zeros_like(weight_VD)
         by_bias = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
-        for number, part in enumerate(chunks(hidden_ND, weight_VD)):
-            if number < len(ctx.kept):
-                d_nV = ctx.kept[number]
-                ctx.kept[number] = None
-            else:
+        for part in chunks(hidden_ND, weight_VD):
+            d_nV = ctx.kept.pop(part.start, None)
+            if d_nV is None:
                 z_nV = capped(project(hidden_ND[part], weight_VD, bias_V), ctx.cap)
                 damp_nV = None if ctx.cap is None else 1 - (z_nV / ctx.cap) ** 2
                 d_nV = slope(z_nV.softmax(-1), ids_N[part], damp_nV)

@@ -7,15 +7,20 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
 from dpo.errors import UsageError, check_folder
+from dpo.models.causal import check_causal
+from dpo.progress import say
+
+Model = TypeVar("Model")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HINT = "model.path (or reference.path) needs a hub id within reach or a folder with weights and tokenizer"
@@ -100,7 +105,10 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The model in evaluation mode; an adapter folder comes merged into its base."""
+    """The model in evaluation mode; an adapter folder comes merged into its base.
+
+    Raises UsageError where it cannot be loaded or is not causal.
+    """
     from transformers import AutoModelForCausalLM
 
     options = {
@@ -110,14 +118,48 @@ def load_model(
         "trust_remote_code": trust_remote_code,
         "local_files_only": not hub_in_reach(path),
     }
-    try:
+
+    def load(attention: str) -> Any:
+        options["attn_implementation"] = attention
         if (Path(path) / "adapter_config.json").is_file():
             from peft import AutoPeftModelForCausalLM
 
             return AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload().eval()
         return AutoModelForCausalLM.from_pretrained(path, **options).eval()
+
+    try:
+        model = attending(load, path, attention)
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(f"no model could be loaded from {path}: {first_line(error)}; {HINT}") from error
+    check_causal(model, path)
+    return model
+
+
+def attending(load: Callable[[str], Model], path: str, attention: str) -> Model:
+    """The model that `load` makes for this attention; for eager, with a note, where its code has no sdpa.
+
+    Raises UsageError where another attention that was asked for is not to be had.
+    """
+    try:
+        return load(attention)
+    except (ValueError, ImportError) as error:
+        if attention == "eager" or "ttention" not in str(error):
+            raise
+        if attention != "sdpa":
+            why = first_line(error).split(". ")[0]
+            line = f"model.attention={attention}: cannot be had for {path} ({why}); model.attention=eager always can"
+            raise UsageError(line) from error
+    model = load("eager")
+    remark(f"note: the model of {path} has no sdpa attention; it is read with model.attention=eager, which is slower")
+    return model
+
+
+@functools.cache
+def remark(note: str) -> None:
+    """Say it once in this process, however often a model is loaded."""
+    say(note)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ Shapes: B pairs, R = 2B rows, T tokens of a row.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from dpo.data.batches import PairBatch, back
 from dpo.errors import UsageError
 from dpo.models.adapters import Adapter
-from dpo.models.pretrained import DTYPES, Pretrained, first_line, load_model
+from dpo.models.pretrained import DTYPES, Pretrained, attending, first_line, load_model
 from dpo.models.tiny import Tiny
 
 HEAD = "score"
@@ -36,7 +37,7 @@ def untrained(start: str, base: Pretrained | Tiny, pad_id: int) -> Any:
             model = AutoModelForSequenceClassification.from_config(
                 config,
                 dtype=DTYPES[base.dtype],
-                attn_implementation=base.attention,
+                attn_implementation=config._attn_implementation,
                 trust_remote_code=base.trust_remote_code,
             )
         head = head_of(model)
@@ -65,9 +66,8 @@ def trained(checkpoint: Path, start: str, base: Pretrained | Tiny, adapter: Adap
     from transformers import AutoModelForSequenceClassification
 
     if not adapter.shares_start:
-        return AutoModelForSequenceClassification.from_pretrained(
-            checkpoint, dtype=torch.float32, attn_implementation=base.attention
-        ).eval()
+        how = functools.partial(AutoModelForSequenceClassification.from_pretrained, checkpoint, dtype=torch.float32)
+        return attending(lambda attention: how(attn_implementation=attention), str(checkpoint), base.attention).eval()
     from peft import PeftModel
 
     return PeftModel.from_pretrained(untrained(start, base, pad_id), str(checkpoint)).eval()
