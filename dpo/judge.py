@@ -13,10 +13,12 @@ import torch
 from dpo.cache import key, locked
 from dpo.config import Config, load, parse
 from dpo.data import judge as judging
+from dpo.data.ends import other_ends
 from dpo.data.judge import Asked, JudgedDir, Log
 from dpo.data.judges.base import JudgeError
 from dpo.data.pair import Text
-from dpo.data.tokens import encode_prompt, render
+from dpo.data.templates import render
+from dpo.data.tokens import encode_prompt
 from dpo.errors import UsageError
 from dpo.evaluate.samples import Answer, sample_each
 from dpo.models.pretrained import load_tokenizer
@@ -180,6 +182,8 @@ def naming(
     """(a name for people, eight hex digits of everything that decides answers and verdicts)."""
     prompts = [(one.id, text, one.references) for one, text in zip(asked, texts, strict=True)]
     weights, precision = policy.facts["checkpoint_hash"], config.train.precision
-    identity = key(VERSION, weights, precision, prompts, deciding(config), judge_facts)[:8]
+    identity = key(VERSION, weights, precision, prompts, deciding(config), judge_facts, *other_ends(policy.tokenizer))[
+        :8
+    ]
     origin = type(config.dataset.origin()).__module__.rsplit(".", 1)[1]
     return f"{origin}-{judge_name(config)}", identity

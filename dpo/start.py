@@ -11,8 +11,10 @@ import torch
 
 from dpo.cache import build_once, key
 from dpo.config import Config
+from dpo.data.ends import other_ends
 from dpo.data.pair import Split
-from dpo.data.tokens import TokenPair, render, tokenise
+from dpo.data.templates import render
+from dpo.data.tokens import TokenPair, tokenise
 from dpo.errors import UsageError
 from dpo.evaluate.samples import answer
 from dpo.models.liger import fuse, kernels_of
@@ -95,7 +97,7 @@ def base_answers(config: Config, split: Split, tokenizer: Any, cache: Path, devi
     prompts = [render(prompt, tokenizer) for prompt in split.prompts[: config.evaluate.greedy]]
     limit = config.evaluate.max_new_tokens
     folder = config.model.folder(cache)
-    path = cache / "answers" / f"{key(config.model.identity(cache), prompts, limit)}.json"
+    path = cache / "answers" / f"{key(config.model.identity(cache), prompts, limit, *other_ends(tokenizer))}.json"
 
     def compute(unfinished: Path) -> None:
         model = load(folder, config).to(device)

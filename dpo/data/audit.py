@@ -11,12 +11,16 @@ import numpy as np
 
 from dpo.build import nearest
 from dpo.data.duplicates import near_duplicates
-from dpo.data.pair import Pair, Split, characters, overlap, text_key
+from dpo.data.pair import Pair, Split, characters, overlap, plain_text, text_key
 from dpo.data.probe import probe, wilson
+from dpo.data.templates import common
 from dpo.data.tokens import TokenPair
 from dpo.errors import UsageError
 
-VERSION = 1  # raise it when a count below changes its meaning, so that no cache serves the old one
+VERSION = 2  # raise it when a count below changes its meaning, so that no cache serves the old one
+
+SHORT = 8
+"""Characters from which a prompt is looked for in its answers."""
 
 SHARES = {
     "dropped": "{:.1%} of the rows read were left out",
@@ -25,7 +29,8 @@ SHARES = {
     "truncated_rejected": "{:.1%} of the rejected answers are cut at train.max_length",
     "truncation_gap": "the two sides' cut shares differ by {:.1%}: a length confound",
     "boundary_merges": "{:.1%} of the pairs have a token that spans prompt and answer",
-    "identical": "{:.1%} of the pairs have two equal answers",
+    "identical": "{:.1%} of the pairs have two equal answers, as texts or as the tokens that are left of them",
+    "prompt_in_answer": "{:.1%} of the pairs repeat their prompt inside an answer, which would be trained as answer",
     "contradictory": "{:.1%} of the pairs stand in the set both ways round",
     "duplicate_exact": "{:.1%} of the rows repeat another word for word",
     "duplicate_near": "{:.1%} of the pairs nearly repeat another",
@@ -94,7 +99,8 @@ def report(
         "chosen_longer_characters_pairs": sum(d > 0 for d in longer),
         "chosen_characters_mean": sum(characters(p.chosen) for p in pairs) / n,
         "rejected_characters_mean": sum(characters(p.rejected) for p in pairs) / n,
-        "identical": sum(p.chosen == p.rejected for p in pairs),
+        "identical": identical(pairs, [*train, *evaluation]),
+        "prompt_in_answer": sum(map(repeats_prompt, pairs)),
         "contradictory": contradictions(whole.train) + contradictions(whole.evaluation),
         "duplicate_exact": copies + read.get("duplicate_rows", 0),
         "duplicate_near": near_duplicates(train) + near_duplicates(evaluation),
@@ -112,7 +118,7 @@ def shares_of(facts: dict[str, Any], parts: dict[str, Any], tells: dict[str, Any
     """The shares that limits apply to, by the names of SHARES."""
     n, used = facts["pairs"], facts["used"]
     of = {"dropped": facts["rows"], "duplicate_exact": facts["rows"], "overlap": n_eval, "duplicate_near": used}
-    of |= dict.fromkeys(("prompt_too_long", "identical", "contradictory"), n)
+    of |= dict.fromkeys(("prompt_too_long", "identical", "prompt_in_answer", "contradictory"), n)
     of |= dict.fromkeys(("truncated_chosen", "truncated_rejected", "boundary_merges"), used)
     low, high = parts["train"]["longer_wins_interval"]
     return {name: facts[name] / max(whole, 1) for name, whole in of.items()} | {
@@ -120,6 +126,28 @@ def shares_of(facts: dict[str, Any], parts: dict[str, Any], tells: dict[str, Any
         "length_imbalance": max(0.0, low - 0.5, 0.5 - high),
         "tells": tells["words"]["interval"][0],
     }
+
+
+def identical(pairs: Sequence[Pair], token_pairs: Sequence[TokenPair]) -> int:
+    """Pairs with equal answers: equal texts, or equal tokens where a template trims or a cut removes the difference."""
+    same = {p.id for p in token_pairs if p.chosen_ids == p.rejected_ids}
+    return sum(p.chosen == p.rejected or p.id in same for p in pairs)
+
+
+def repeats_prompt(pair: Pair) -> bool:
+    """Whether an answer begins with the prompt, or both begin alike with a text that the prompt is in (a rendering).
+
+    Of a prompt in messages the last user's turn counts; one of a few characters may well be said again by chance.
+    """
+    asked = pair.prompt
+    if isinstance(asked, list):
+        asked = next((m.get("content") or "" for m in reversed(asked) if m["role"] == "user"), "")
+    asked = asked.strip()
+    chosen, rejected = plain_text(pair.chosen), plain_text(pair.rejected)
+    alike = common(chosen, rejected) if chosen != rejected else ""
+    return len(asked) >= SHORT and (
+        any(side.lstrip().startswith(asked) for side in (chosen, rejected)) or asked in alike
+    )
 
 
 def repetitions(pairs: Sequence[Pair]) -> int:

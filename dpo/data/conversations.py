@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dpo.data.published import Draft, Published, column, conversation, last_turns
+from dpo.data.published import Draft, Published, conversation, last_turns, score
 from dpo.errors import UsageError
 
 
@@ -19,7 +19,8 @@ class Conversations(Published):
     """
 
     def draft(self, row: dict[str, Any], where: str) -> Draft:
-        return last_turns(conversation(row, "chosen", where), conversation(row, "rejected", where))
+        made = last_turns(conversation(row, "chosen", where), conversation(row, "rejected", where))
+        return made.with_tools(row, where)
 
 
 @dataclass(frozen=True)
@@ -41,5 +42,5 @@ class UltraFeedback(Conversations):
         made = super().draft(row, where)
         if self.min_gap == 0:
             return made
-        scores = [column(row, name, where, (int, float)) for name in ("score_chosen", "score_rejected")]
+        scores = [score(row, name, where) for name in ("score_chosen", "score_rejected")]
         return replace(made, faults=(*made.faults, "gap_too_small")) if scores[0] - scores[1] < self.min_gap else made

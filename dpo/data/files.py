@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo.data.pair import Pair, Source, Split, Text, content_id, distinct, hold_out
+from dpo.data.folders import one_part
+from dpo.data.messages import one_turn, roles, speaker, to_id, to_text, with_tools
+from dpo.data.pair import Pair, Source, Split, content_id, distinct, hold_out
 from dpo.data.rows import rows
 from dpo.errors import UsageError
 
 COLUMNS = ("prompt", "chosen", "rejected")
+WHOLE = "dataset=hub dataset.prompt=null"
+"""The settings under which chosen and rejected are whole conversations."""
 
 
 @dataclass(frozen=True)
 class Files(Source):
     """Pairs of `path`, evaluated on those of `eval_path` or on a share held out by the hash of the id.
+
+    A folder's files are one set: `eval_path` may be one of them, which is then not trained on, but where their names
+    say several splits (train, validation, test) the folder is refused.
 
     Every row must be usable: the first that is not stops with its line. Rows that repeat another word for word
     and have no id of their own are dropped and counted.
@@ -26,7 +33,7 @@ class Files(Source):
     eval_share: float
 
     def load(self) -> Split:
-        read = read_pairs(Path(self.path))
+        read = read_pairs(Path(self.path), None if self.eval_path is None else Path(self.eval_path))
         counts = {"rows": len(read)}
         pairs = distinct(read, counts)
         if self.eval_path is None:
@@ -38,14 +45,15 @@ class Files(Source):
         return Split(train, evaluation, [pair.prompt for pair in evaluation], counts)
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path, apart: Path | None = None) -> list[Pair]:
     """Every row of a file or folder as a pair; raises UsageError with file, line and rule at the first malformed.
 
-    An id given twice is malformed.
+    An id given twice is malformed. Of a folder the files at or below `apart` are left out; what remains may not
+    name several splits.
     """
     pairs: list[Pair] = []
     given: dict[str, str] = {}
-    for where, row in rows(path):
+    for where, row in rows(path, one_part(path, apart) if path.is_dir() else None):
         pairs.append(to_pair(row, where, path.name))
         if row.get("id") is not None and given.setdefault(pairs[-1].id, where) != where:
             raise UsageError(f"{where}: the id {pairs[-1].id!r} is also that of {given[pairs[-1].id]}; ids are unique")
@@ -55,42 +63,25 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def to_pair(row: Any, where: str, source: str) -> Pair:
-    """A checked pair; the id is the row's, else the hash of its texts."""
+    """A checked pair; the id is the row's, else the hash of its texts. Answers that repeat the prompt lose it."""
     if not isinstance(row, dict):
         raise UsageError(f"{where}: a row must be an object with {', '.join(COLUMNS)}")
     missing = [name for name in COLUMNS if row.get(name) is None]
     if missing:
-        raise UsageError(f"{where}: no {' or '.join(missing)}; the row has {', '.join(map(str, row)) or 'no columns'}")
+        hint = "" if missing != ["prompt"] else "; if chosen and rejected contain the prompt, set " + WHOLE
+        names = ", ".join(map(str, row)) or "no columns"
+        raise UsageError(f"{where}: no {' or '.join(missing)}; the row has {names}{hint}")
     prompt, chosen, rejected = (to_text(row[name], f"{where}: {name}") for name in COLUMNS)
+    apart = one_turn(prompt, chosen, rejected)
+    if apart is None:
+        raise UsageError(
+            f"{where}: chosen and rejected hold several turns ({roles(chosen)} and {roles(rejected)}); an answer is "
+            "one turn of the assistant: move the turns before it into the prompt, or, if they are whole conversations "
+            f"that contain the prompt, set {WHOLE}"
+        )
+    for name, side in zip(COLUMNS[1:], apart[1:], strict=True):
+        if other := speaker(side):
+            raise UsageError(f"{where}: {name} is a turn of the {other}; an answer is a turn of the assistant")
+    texts = with_tools(apart, row.get("tools"), where)
     identity = row.get("id")
-    return Pair(
-        content_id(prompt, chosen, rejected) if identity is None else str(identity), prompt, chosen, rejected, source
-    )
-
-
-def to_text(value: Any, where: str) -> Text:
-    """A non-empty string, or a non-empty list of messages with text role and content."""
-    if isinstance(value, str):
-        if not value.strip():
-            raise UsageError(f"{where} is empty; remove or mend the row")
-        return encodable(value, where)
-    if not isinstance(value, list) or not value:
-        raise UsageError(f"{where} is a {type(value).__name__}; must be text or a non-empty list of chat messages")
-    for message in value:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise UsageError(f'{where} holds a message without a role; each is {{"role": ..., "content": ...}}')
-        content = message.get("content")
-        if not (isinstance(content, str) and content) and not (message.get("tool_calls") and not content):
-            raise UsageError(f"{where} holds a {message['role']} message with empty or missing content")
-        encodable(content or "", where)
-    return value
-
-
-def encodable(text: str, where: str) -> str:
-    """The text; raises UsageError where it holds half of a surrogate pair, which no tokenizer can read."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(f"{where} holds a lone surrogate at character {error.start}; mend the row") from error
-    return text
+    return Pair(content_id(*texts) if identity is None else to_id(identity, where), *texts, source)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dpo.data.published import Draft, Published, column, conversation, last_turns
+from dpo.data.messages import one_turn
+from dpo.data.published import Draft, Published, column, conversation, last_turns, other_speakers
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,10 @@ class Hub(Published):
     """Columns are named by `prompt`, `chosen` and `rejected`; each holds text or chat messages.
 
     With `prompt` null, chosen and rejected are whole conversations in messages, and all turns but the last are the
-    prompt. Rows with an empty side are dropped, and counted as empty_prompt, empty_chosen, empty_rejected; so are
-    conversations with differing histories (prompt_differs) or a last turn by somebody else (not_assistant).
+    prompt; likewise where they are whole conversations that repeat the prompt. A column `tools` goes to the chat
+    template. Rows with an empty side are dropped, and counted as empty_prompt, empty_chosen, empty_rejected; so are
+    conversations with differing histories (prompt_differs), answers of several turns (many_turns), and a last turn by
+    somebody else (not_assistant).
     """
 
     prompt: str | None
@@ -23,9 +26,13 @@ class Hub(Published):
 
     def draft(self, row: dict[str, Any], where: str) -> Draft:
         if self.prompt is None:
-            return last_turns(conversation(row, self.chosen, where), conversation(row, self.rejected, where))
+            made = last_turns(conversation(row, self.chosen, where), conversation(row, self.rejected, where))
+            return made.with_tools(row, where)
         prompt, chosen, rejected = (
             conversation(row, name, where) if isinstance(row.get(name), list) else column(row, name, where, (str, list))
             for name in (self.prompt, self.chosen, self.rejected)
         )
-        return Draft(prompt, chosen, rejected)
+        apart = one_turn(prompt, chosen, rejected)
+        if apart is None:
+            return Draft(prompt, chosen, rejected, ("many_turns",))
+        return Draft(*apart, tuple(other_speakers(*apart[1:]))).with_tools(row, where)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.data.judges.base import Ask, Given, Judge, JudgeError, Question, Verdict
-from dpo.data.pair import Pair, Text, content_id, text_key
+from dpo.data.pair import Pair, Text, content_id, plain_text, text_key
 from dpo.data.perturb import draw
 from dpo.errors import UsageError
 from dpo.evaluate.samples import Answer
@@ -81,7 +81,7 @@ class Log:
             end = whole.rfind(b"\n") + 1
             if end < len(whole):
                 os.truncate(path, end)
-            self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole[:end].splitlines()]
+            self.rows: list[dict[str, Any]] = [json.loads(line) for line in whole[:end].split(b"\n")[:-1]]
         else:
             self.rows = []
         self.path = path
@@ -107,15 +107,10 @@ def asked_of(pairs: Iterable[Pair], count: int | None, seed: int) -> list[Asked]
         raise UsageError(f"judge.prompts={count}: the data set has {len(names)} different training prompts; lower it")
     kept = set(draw(list(names.values()), len(names) if count is None else count, seed))
     return [
-        Asked(names[text], same[0].prompt, tuple(as_string(pair.chosen) for pair in same))
+        Asked(names[text], same[0].prompt, tuple(plain_text(pair.chosen) for pair in same))
         for text, same in grouped.items()
         if names[text] in kept
     ]
-
-
-def as_string(answer: Text) -> str:
-    """An answer as one text."""
-    return answer if isinstance(answer, str) else "\n".join(message.get("content") or "" for message in answer)
 
 
 def seed_of(seed: int, prompt: str, sample: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpo.data.pair import Message
-from dpo.data.published import Draft, Published, column
+from dpo.data.published import Draft, Published, column, score
 from dpo.data.rows import Row
 from dpo.errors import UsageError
 
@@ -54,12 +54,18 @@ class Oasst(Published):
             replies = children.get(column(message, "message_id", where), [])
             waiting += [(reply, history) for reply in reversed(replies)]
             answers = [reply for reply in replies if reply.get("role") == "assistant"]
-            ranked = sorted((r for r in answers if r.get("rank") is not None), key=lambda r: r["rank"])
+            ranked = [r for r in answers if r.get("rank") is not None]
+            ranked.sort(key=lambda r: score(r, "rank", where))
             if len(answers) > 1:
                 counts["unranked"] += len(answers) - len(ranked)
             both = [(0, len(ranked) - 1)] if self.pairing == "best_worst" else every_two(len(ranked))
             for better, worse in both if len(ranked) > 1 else []:
-                yield where, Draft(history, ranked[better]["text"] or "", ranked[worse]["text"] or "")
+                yield where, Draft(history, *(column(ranked[i], "text", where) for i in (better, worse)))
+
+
+def parent_of(row: dict[str, Any], where: str) -> str | None:
+    """The id of the message that a flat row answers; None for a root."""
+    return None if row.get("parent_id") is None else str(column(row, "parent_id", where))
 
 
 def every_two(n: int) -> list[tuple[int, int]]:
@@ -90,11 +96,14 @@ def collect(
         if not isinstance(row, dict):
             raise UsageError(f"{where}: a row must be a message or a message tree")
         waiting: list[tuple[dict[str, Any], str | None]] = (
-            [(column(row, "prompt", where, dict), None)] if "prompt" in row else [(row, row.get("parent_id"))]
+            [(column(row, "prompt", where, dict), None)] if "prompt" in row else [(row, parent_of(row, where))]
         )
         while waiting:
             message, parent = waiting.pop()
             add(where, message, parent)
-            waiting += [(reply, message["message_id"]) for reply in reversed(message.get("replies") or [])]
+            replies = column(message, "replies", where, list) if message.get("replies") else []
+            if not all(isinstance(reply, dict) for reply in replies):
+                raise UsageError(f"{where}: replies holds something that is no message")
+            waiting += [(reply, message["message_id"]) for reply in reversed(replies)]
     counts["orphans"] += sum(len(below) for parent, below in children.items() if parent not in known)
     return roots, children

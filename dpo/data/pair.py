@@ -13,6 +13,8 @@ from dpo.errors import UsageError
 Message = dict[str, Any]
 Text = str | list[Message]
 """A string, or chat messages ({"role": ..., "content": ...})."""
+TOOLS = "tools"
+"""Key of a prompt's first message under which the definitions of its tools travel to the chat template."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         """Chat answers make the prompt chat as well: a text prompt becomes a user message."""
-        if isinstance(self.prompt, str) and (isinstance(self.chosen, list) or isinstance(self.rejected, list)):
-            object.__setattr__(self, "prompt", [{"role": "user", "content": self.prompt}])
+        object.__setattr__(self, "prompt", asked(self.prompt, self.chosen, self.rejected))
 
     def swap(self) -> Pair:
         """The opposite preference, under the same id."""
@@ -86,9 +87,20 @@ class Source:
         return {}
 
 
+def asked(prompt: Text, chosen: Text, rejected: Text) -> Text:
+    """The prompt; as a user's message where it is text and an answer is chat messages."""
+    chat = isinstance(chosen, list) or isinstance(rejected, list)
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) and chat else prompt
+
+
 def text_key(text: Text) -> str:
     """A text as one string that is equal for equal texts only."""
     return json.dumps(text, sort_keys=True, ensure_ascii=False)
+
+
+def plain_text(text: Text) -> str:
+    """A text as one string: of messages their contents, a line each."""
+    return text if isinstance(text, str) else "\n".join(message.get("content") or "" for message in text)
 
 
 def characters(text: Text) -> int:
@@ -130,7 +142,10 @@ def distinct(pairs: Iterable[Pair], counts: dict[str, int]) -> list[Pair]:
 def check_pairs(pairs: list[Pair], where: str) -> None:
     """Raise UsageError on no pairs at all, an empty answer or an id that occurs twice."""
     if not pairs:
-        raise UsageError(f"{where}: no pairs to use; every split needs at least one")
+        raise UsageError(
+            f"{where}: no pairs to use; every split needs at least one: give more rows (dataset.path), or for the "
+            "evaluation a larger dataset.eval_share or a file of its own (dataset.eval_path)"
+        )
     seen: set[str] = set()
     for pair in pairs:
         if pair.id in seen:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dpo.data.files import encodable
-from dpo.data.pair import Message, Pair, Source, Split, Text, content_id, distinct, hold_out
-from dpo.data.rows import Row, first, folder_files, hub_rows, rows
+from dpo.data.folders import parts_of
+from dpo.data.messages import encodable, messages, number, speaker, with_tools
+from dpo.data.pair import TOOLS, Message, Pair, Source, Split, Text, content_id, distinct, hold_out
+from dpo.data.rows import Row, first, hub_rows, rows
 from dpo.errors import UsageError
 
 
@@ -22,6 +23,11 @@ class Draft:
     chosen: Text
     rejected: Text
     faults: tuple[str, ...] = ()
+
+    def with_tools(self, row: dict[str, Any], where: str) -> Draft:
+        """The draft with the row's tools, where it has a column of them."""
+        texts = with_tools((self.prompt, self.chosen, self.rejected), row.get(TOOLS), where)
+        return Draft(*texts, self.faults)
 
     def all_faults(self) -> list[str]:
         """The faults, and empty_prompt, empty_chosen, empty_rejected for sides without any text."""
@@ -35,6 +41,7 @@ class Published(Source):
 
     From the hub unless `path` is given. Evaluation is `eval_path`; else the split `eval_split` of the hub set or
     of the folder `path` (files that have the split in their names); else a share held out by the hash of the id.
+    Of a folder whose files name splits only those of `train_split` are trained on, and never `eval_path`.
     """
 
     hub: str | None
@@ -78,6 +85,8 @@ class Published(Source):
         train, evaluation = hold_out(pairs, self.eval_share) if eval_rows is None else (pairs, [])
         if eval_rows is not None:
             evaluation = self.pairs(eval_rows, counts)
+        if not train and counts["dropped"]:
+            raise UsageError(f"{self.path or self.hub}: no row makes a usable pair; left out were {tally(counts)}")
         return Split(train, evaluation, [pair.prompt for pair in evaluation], dict(counts))
 
     def sources(self) -> tuple[Iterator[Row], Iterator[Row] | None]:
@@ -90,19 +99,21 @@ class Published(Source):
             if evaluation is None and self.eval_split is not None:
                 evaluation = hub_rows(self.hub, self.eval_split, self.revision, **options)
             return hub_rows(self.hub, self.train_split, self.revision, **options), evaluation
-        path, split = Path(str(self.path)), None
-        if path.is_dir() and self.eval_split is not None and folder_files(path, self.eval_split):
-            split = self.train_split
-            if evaluation is None:
-                evaluation = rows(path, self.eval_split)
-        return rows(path, split), evaluation
+        path = Path(str(self.path)).expanduser()
+        if not path.is_dir():
+            return rows(path), evaluation
+        apart = None if self.eval_path is None else Path(self.eval_path)
+        train_files, eval_files = parts_of(path, self.train_split, self.eval_split, apart)
+        if evaluation is None and eval_files:
+            evaluation = rows(path, eval_files)
+        return rows(path, train_files), evaluation
 
     def pairs(self, rows: Iterator[Row], counts: Counter[str]) -> list[Pair]:
         """The usable pairs of some rows; `counts` gains rows, dropped, and every fault."""
         name = type(self).__module__.rsplit(".", 1)[1]
 
         def usable() -> Iterator[Pair]:
-            for where, draft in self.drafts(first(rows, self.max_rows), counts):
+            for _, draft in self.drafts(first(rows, self.max_rows), counts):
                 counts["rows"] += 1
                 faults = draft.all_faults()
                 if faults:
@@ -110,11 +121,18 @@ class Published(Source):
                     counts.update(faults)
                     continue
                 texts = draft.prompt, draft.chosen, draft.rejected
-                for text in texts:
-                    check_encodable(text, where)
                 yield Pair(content_id(*texts), *texts, name)
 
         return distinct(usable(), counts)
+
+
+def tally(counts: Counter[str]) -> str:
+    """What was counted beside rows and dropped, in words."""
+    return ", ".join(
+        f"{number} of {counts['rows']} for {name}"
+        for name, number in counts.items()
+        if number and name not in ("rows", "dropped")
+    )
 
 
 def column(row: dict[str, Any], name: str, where: str, kinds: type | tuple[type, ...] = str) -> Any:
@@ -127,18 +145,17 @@ def column(row: dict[str, Any], name: str, where: str, kinds: type | tuple[type,
     if not isinstance(value, kinds):
         expected = " or ".join(k.__name__ for k in (kinds if isinstance(kinds, tuple) else (kinds,)))
         raise UsageError(f"{where}: column {name} is a {type(value).__name__}; must be {expected}")
-    return value
+    return encodable(value, f"{where}: column {name}") if isinstance(value, str) else value
+
+
+def score(row: dict[str, Any], name: str, where: str) -> float:
+    """A finite number of a row."""
+    return number(column(row, name, where, object), f"{where}: column {name}")
 
 
 def conversation(row: dict[str, Any], name: str, where: str) -> list[Message]:
     """A column that holds chat messages, each with a role; content may be empty."""
-    messages = column(row, name, where, list)
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise UsageError(f'{where}: {name} holds a message without a role; each is {{"role": ..., "content": ...}}')
-        if not isinstance(message.get("content"), str | None):
-            raise UsageError(f"{where}: {name} holds a message whose content is no text")
-    return list(messages)
+    return messages(column(row, name, where, list), f"{where}: {name}")
 
 
 def last_turns(chosen: list[Message], rejected: list[Message]) -> Draft:
@@ -146,12 +163,13 @@ def last_turns(chosen: list[Message], rejected: list[Message]) -> Draft:
 
     Faults: prompt_differs (other histories), not_assistant (a last turn by somebody else).
     """
-    faults = []
-    if chosen[:-1] != rejected[:-1]:
-        faults.append("prompt_differs")
-    if any(side and side[-1]["role"] != "assistant" for side in (chosen, rejected)):
-        faults.append("not_assistant")
-    return Draft(chosen[:-1], chosen[-1:], rejected[-1:], tuple(faults))
+    faults = ["prompt_differs"] if chosen[:-1] != rejected[:-1] else []
+    return Draft(chosen[:-1], chosen[-1:], rejected[-1:], (*faults, *other_speakers(chosen, rejected)))
+
+
+def other_speakers(chosen: Text, rejected: Text) -> list[str]:
+    """not_assistant where the last turn of an answer is somebody else's."""
+    return ["not_assistant"] if speaker(chosen) or speaker(rejected) else []
 
 
 def blank(text: Text) -> bool:
@@ -159,9 +177,3 @@ def blank(text: Text) -> bool:
     if isinstance(text, str):
         return not text.strip()
     return not any((message.get("content") or "").strip() or message.get("tool_calls") for message in text)
-
-
-def check_encodable(text: Text, where: str) -> None:
-    """Raise UsageError for text that no tokenizer can read."""
-    for part in [text] if isinstance(text, str) else [message.get("content") or "" for message in text]:
-        encodable(part, where)

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import logging
 import typing
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from dpo.data.folders import ENDINGS, folder_files
 from dpo.errors import UsageError
 
 Row = tuple[str, Any]
 """(where it came from, parsed value)."""
 
-ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+ARRAY = "name the file .json (or write one object a line), and set dataset.path to it"
 MAX_LINE = 16 * 2**20
 """Bytes of one line; a longer one is a whole file without line breaks, not a pair."""
 
 
-def rows(path: Path, split: str | None = None) -> Iterator[Row]:
-    """Rows of a file, or of the files of a folder in name order.
-
-    Of a folder, only the files whose path below it names `split`; all of them where `split` is None.
-    """
+def rows(path: Path, files: Sequence[Path] | None = None) -> Iterator[Row]:
+    """Rows of a file, or of a folder's data files in name order; of a folder only those of `files` where given."""
     if path.is_dir():
-        files = folder_files(path, split)
-        if not files:
-            wanted = f" with {split} in their names" if split else ""
-            raise UsageError(f"{path}: no files{wanted} that end in {', '.join(ENDINGS)}")
-        for file in files:
+        for file in folder_files(path) if files is None else files:
             yield from file_rows(file)
     elif path.is_file():
         yield from file_rows(path)
     else:
         raise UsageError(f"{path}: no such file or folder; set dataset.path (or dataset.eval_path) to one that exists")
-
-
-def folder_files(folder: Path, split: str | None) -> list[Path]:
-    """Data files below a folder whose path names the split, in name order."""
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name.endswith(ENDINGS)]
-    return [path for path in found if split is None or split in str(path.relative_to(folder))]
 
 
 def file_rows(path: Path) -> Iterator[Row]:
@@ -57,27 +46,47 @@ def file_rows(path: Path) -> Iterator[Row]:
 
 
 def text_rows(path: Path) -> Iterator[Row]:
-    """Rows of a JSON Lines file (blank lines passed over) or of a JSON array."""
+    """Rows of a JSON Lines file (blank lines passed over; a line ends at "\\n" only) or of a JSON array."""
     number = 0
     try:
         with open_binary(path) as file:
-            if ".json" in path.suffixes and file.read(1) == b"[":
-                file.seek(0)
-                for number, row in enumerate(json.loads(file.read().decode("utf-8")), 1):
-                    yield f"{path}: element {number}", row
+            if first_character(file) == b"[":
+                if ".json" not in path.suffixes:
+                    raise UsageError(f"{path}:1: begins a JSON array; {ARRAY}")
+                number = 1
+                for at, row in enumerate(load_json(file.read().decode("utf-8-sig")), 1):
+                    yield f"{path}: element {at}", row
                 return
-            file.seek(0)
             for number, line in enumerate(lines(file, path), 1):
                 if line.strip():
-                    yield f"{path}:{number}", json.loads(line.decode("utf-8"))
+                    yield f"{path}:{number}", load_json(line.decode("utf-8" if number > 1 else "utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}:{number}: not UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
-        raise UsageError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from error
+        raise UsageError(
+            f"{path}:{number + error.lineno - 1}: not JSON ({error.msg} at column {error.colno})"
+        ) from error
     except RecursionError as error:
         raise UsageError(f"{path}:{number}: JSON nested too deeply") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read after line {number} ({error})") from error
+
+
+def load_json(text: str) -> Any:
+    """The value of a text in JSON."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise json.JSONDecodeError("a number has too many digits", text, 0) from error
+
+
+def first_character(file: IO[bytes]) -> bytes:
+    """The first byte of a file that is no white space or byte order mark; the file is at its start again."""
+    head = file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    file.seek(0)
+    return head
 
 
 def open_binary(path: Path) -> IO[bytes]:
@@ -97,17 +106,35 @@ def lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
 
 def parquet_rows(path: Path) -> Iterator[Row]:
     """Rows of a Parquet file, a batch at a time."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
+            for row in python_rows(batch, path, number):
                 number += 1
                 yield f"{path}: row {number}", row
-    except (pa.ArrowInvalid, OSError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # OSError, and whatever pyarrow raises for a file that is none
         raise UsageError(f"{path}: not a Parquet file after row {number} ({first_line(error)})") from error
+
+
+def python_rows(batch: Any, path: Path, before: int) -> list[dict[str, Any]]:
+    """The rows of a batch; raises UsageError with the number of the first that Python has no value for."""
+    try:
+        return list(batch.to_pylist())
+    except Exception as error:  # text that is not UTF-8, dates and durations out of range
+        for i in range(batch.num_rows):
+            for name in batch.schema.names:
+                try:
+                    batch.column(name)[i].as_py()
+                except Exception as fault:
+                    raise UsageError(
+                        f"{path}: row {before + i + 1}: column {name} cannot be read ({first_line(fault)}); "
+                        "mend the row, or leave the column out"
+                    ) from fault
+        raise UsageError(f"{path}: cannot be read after row {before} ({first_line(error)})") from error
 
 
 def hub_rows(hub: str, split: str, revision: str | None, **options: Any) -> Iterator[Row]:

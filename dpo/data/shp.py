@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dpo.data.published import Draft, Published, column
+from dpo.data.published import Draft, Published, column, score
 from dpo.errors import UsageError
 
 
@@ -32,7 +32,7 @@ class Shp(Published):
         label = column(row, "labels", where, int)
         if label not in (0, 1):
             raise UsageError(f"{where}: labels={label}; must be 1 (A is preferred) or 0 (B)")
-        ratio = column(row, "score_ratio", where, (int, float))
+        ratio = score(row, "score_ratio", where)
         chosen, rejected = (a, b) if label else (b, a)
         faults = ("ratio_too_small",) if ratio < self.min_score_ratio else ()
         return Draft([{"role": "user", "content": post}], chosen, rejected, faults)

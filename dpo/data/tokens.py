@@ -3,7 +3,8 @@
 Rules (each held by a test):
 - the prompt of a pair is tokenised once and shared by both answers;
 - decode(prompt_ids + completion_ids) is prompt + completion;
-- at most one BOS, first; exactly one EOS, last, on every completion that was not truncated;
+- at most one BOS, first; exactly one token that ends an answer, last, on every completion that was not truncated:
+  the one that the chat template ends a turn with, else EOS (see ends.py), and nothing of the template behind it;
 - a prompt that leaves no room for an answer token within max_length is an error.
 """
 
@@ -11,23 +12,26 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpo.cache import build_once, key
-from dpo.data.pair import Message, Pair, Text
+from dpo.data.ends import ends
+from dpo.data.pair import Pair
+from dpo.data.rendered import report_left_out, texts
+from dpo.data.templates import render as render
 from dpo.data.token_store import digest, fingerprint, save, saved, shared
 from dpo.errors import UsageError
 
-RULES = 1  # raise it when the rules above change what ids come out, so that no cache serves the old ones
+RULES = 2  # raise it when the rules above change what ids come out, so that no cache serves the old ones
 BATCH = 512  # pairs per call of the tokenizer: its own overhead gone, memory small
 
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Token ids of one pair; completions end with EOS unless truncated. `id` is the pair's."""
+    """Token ids of one pair; completions end with what ends an answer unless truncated. `id` is the pair's."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -53,11 +57,12 @@ def tokenise(
     """
     pairs = list(pairs)
     rendered = [texts(pair, tokenizer) for pair in pairs]
+    report_left_out(pairs, rendered, tokenizer)
     if cache is None:
         token_pairs, counts = encode_pairs(pairs, rendered, tokenizer, max_length, drop_long_prompts)
     else:
         limits = (max_length, drop_long_prompts)
-        path = cache / "tokens" / f"{key(RULES, fingerprint(tokenizer), digest(rendered), *limits)}.safetensors"
+        path = cache / "tokens" / f"{key(*rules(tokenizer), digest(rendered), *limits)}.safetensors"
         build_once(path, lambda new: save(new, pairs, *encode_pairs(pairs, rendered, tokenizer, *limits)))
         sides, kept, counts = saved(path)
         ids = (pairs[position].id for position in kept)
@@ -68,6 +73,11 @@ def tokenise(
             f"boundary, more than train.max_merge_share={max_merge_share}; end prompts with a newline"
         )
     return token_pairs, counts
+
+
+def rules(tokenizer: Any) -> tuple[int, str, list[int]]:
+    """What decides the ids of a text: the rules here, the tokenizer, and what ends an answer."""
+    return RULES, fingerprint(tokenizer), sorted(ends(tokenizer))
 
 
 def encode_pairs(
@@ -104,12 +114,13 @@ def encode_batch(
     pairs: Sequence[Pair], rendered: Sequence[tuple[str, str, str]], tokenizer: Any, bos: int | None
 ) -> Iterator[tuple[TokenPair, bool]]:
     """Untruncated pairs and whether their boundary merged; the tokenizer is called once for all their texts."""
+    closing = ends(tokenizer)
     flat = [text for prompt, chosen, rejected in rendered for text in (prompt, prompt + chosen, prompt + rejected)]
     encoded = iter(encode_all(flat, tokenizer))
     for pair, (prompt, chosen, rejected) in zip(pairs, rendered, strict=True):
         prompt_ids = with_bos(next(encoded), bos)
-        chosen_ids, chosen_merged = complete(pair, prompt, prompt_ids, chosen, next(encoded), tokenizer)
-        rejected_ids, rejected_merged = complete(pair, prompt, prompt_ids, rejected, next(encoded), tokenizer)
+        chosen_ids, chosen_merged = complete(pair, prompt, prompt_ids, chosen, next(encoded), tokenizer, closing)
+        rejected_ids, rejected_merged = complete(pair, prompt, prompt_ids, rejected, next(encoded), tokenizer, closing)
         check_bos(pair, prompt_ids, chosen_ids + rejected_ids, tokenizer)
         sides = (shared(ids) for ids in (prompt_ids, chosen_ids, rejected_ids))
         yield TokenPair(pair.id, *sides), chosen_merged or rejected_merged
@@ -157,53 +168,6 @@ def mismatch(pairs: Sequence[TokenPair], max_length: int) -> list[TokenPair]:
     return made
 
 
-def texts(pair: Pair, tokenizer: Any) -> tuple[str, str, str]:
-    """(prompt, chosen, rejected) as strings; chat messages go through the tokenizer's template."""
-    if isinstance(pair.prompt, str):
-        return pair.prompt, str(pair.chosen), str(pair.rejected)
-    opened = render(pair.prompt, tokenizer, pair.id)
-    chosen, rejected = (
-        answer_text(pair, pair.prompt, opened, answer, tokenizer) for answer in (pair.chosen, pair.rejected)
-    )
-    return opened, chosen, rejected
-
-
-def answer_text(pair: Pair, prompt: list[Message], opened: str, answer: Text, tokenizer: Any) -> str:
-    """What the template writes behind the opened prompt for an answer, up to the EOS that closes its last turn."""
-    turns: list[Message] = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
-    whole = apply_template([*prompt, *turns], tokenizer, pair.id, answered=True)
-    if not whole.startswith(opened):
-        raise UsageError(
-            f"pair {pair.id!r}: the chat template of {tokenizer.name_or_path!r} does not render the prompt as the "
-            "beginning of the whole conversation; use a template with a generation prompt"
-        )
-    text = whole[len(opened) :]
-    if tokenizer.eos_token in text and not text.rsplit(tokenizer.eos_token, 1)[1].strip():
-        text = text.rsplit(tokenizer.eos_token, 1)[0] + tokenizer.eos_token
-    return text
-
-
-def render(prompt: Text, tokenizer: Any, where: str = "prompt") -> str:
-    """The prompt as one string that an answer can follow directly."""
-    if isinstance(prompt, str):
-        return prompt
-    if not tokenizer.chat_template:
-        raise UsageError(
-            f"pair {where!r} holds chat messages and the tokenizer of {tokenizer.name_or_path!r} has no chat template; "
-            "use string prompts, a model with a template, or model.chat_template=<Jinja file>"
-        )
-    return apply_template(prompt, tokenizer, where, answered=False)
-
-
-def apply_template(messages: list[Message], tokenizer: Any, where: str, answered: bool) -> str:
-    """The conversation as text, opened for an answer unless it is `answered`; other keys of a message pass through."""
-    try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=not answered, tokenize=False))
-    except Exception as error:  # jinja errors have no common base with what templates raise
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"pair {where!r}: the chat template refuses these messages: {reason}") from error
-
-
 def own_bos(tokenizer: Any) -> int | None:
     """The BOS that this tokenizer puts before a text by itself, None where it puts none."""
     bos = tokenizer.bos_token_id
@@ -235,9 +199,9 @@ def encode_all(texts: list[str], tokenizer: Any) -> list[list[int]]:
 
 
 def complete(
-    pair: Pair, prompt: str, prompt_ids: list[int], answer: str, whole: list[int], tokenizer: Any
+    pair: Pair, prompt: str, prompt_ids: list[int], answer: str, whole: list[int], tokenizer: Any, closing: Set[int]
 ) -> tuple[list[int], bool]:
-    """Completion ids with exactly one EOS, and whether its first token merges with the prompt's last.
+    """Completion ids with exactly one of `closing`, last, and whether the first token merges with the prompt's last.
 
     The completion is what follows the prompt's ids in `whole`, the ids of the whole text. Where a token spans the
     boundary, the answer is tokenised by itself instead, so that both answers keep the very same prompt.
@@ -248,14 +212,14 @@ def complete(
         whole = whole[1:]
     merged = whole[: len(bare)] != bare
     ids = alone(pair, prompt, answer, tokenizer) if merged else whole[len(bare) :]
-    eos = tokenizer.eos_token_id
-    if eos in ids[:-1]:
+    if early := [token for token in ids[:-1] if token in closing]:
         raise UsageError(
-            f"pair {pair.id!r}: an answer holds the end-of-sequence token {tokenizer.eos_token!r} before its end"
+            f"pair {pair.id!r}: an answer holds the end-of-sequence token {tokenizer.decode(early[:1])!r} before its "
+            "end; remove it from the row"
         )
-    if not [token for token in ids if token != eos]:
+    if not [token for token in ids if token not in closing]:
         raise UsageError(f"pair {pair.id!r}: an answer has no tokens; remove or mend the row")
-    return (ids if ids[-1] == eos else [*ids, eos]), merged
+    return (ids if ids[-1] in closing else [*ids, tokenizer.eos_token_id]), merged
 
 
 def alone(pair: Pair, prompt: str, answer: str, tokenizer: Any) -> list[int]:

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from dpo.data.ends import ends
 from dpo.data.pair import Text
-from dpo.data.tokens import encode_prompt, render
+from dpo.data.templates import render
+from dpo.data.tokens import encode_prompt
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: the prompt as the model saw it, ids (EOS included where it came), text without specials."""
+    """One answer: the prompt as the model saw it, ids (with what ended it, if anything did), text without specials."""
 
     prompt: str
     prompt_ids: tuple[int, ...]
@@ -107,17 +109,18 @@ def answer_batch(
     processors: Sequence[Any] = (),
 ) -> list[Answer]:
     """Answers to rendered prompts, padded on the left and generated together."""
-    device, eos, pad = next(model.parameters()).device, tokenizer.eos_token_id, tokenizer.pad_token_id
+    device, pad = next(model.parameters()).device, tokenizer.pad_token_id
+    stop = ends(tokenizer, model)
     width = max(map(len, ids))
     ids_BT = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
     mask_BT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-    out_BT = generate(model, ids_BT, mask_BT, max_new_tokens, eos, pad, sampling, processors)
+    out_BT = generate(model, ids_BT, mask_BT, max_new_tokens, sorted(stop), pad, sampling, processors)
     answers = []
     for text, row, generated in zip(texts, ids, out_BT[:, width:].tolist(), strict=True):
-        ended = eos in generated
-        kept = generated[: generated.index(eos) + 1] if ended else generated
-        said = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        answers.append(Answer(text, tuple(row), tuple(kept), said, ended))
+        at = next((i for i, token in enumerate(generated) if token in stop), None)
+        kept = generated if at is None else generated[: at + 1]
+        said = tokenizer.decode(generated[:at], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        answers.append(Answer(text, tuple(row), tuple(kept), said, at is not None))
     return answers
 
 
@@ -126,21 +129,21 @@ def generate(
     ids_BT: torch.Tensor,
     mask_BT: torch.Tensor,
     new_tokens: int,
-    eos: int,
+    stop: list[int],
     pad: int,
     sampling: dict[str, Any],
     processors: Sequence[Any] = (),
 ) -> torch.Tensor:
-    """transformers' generate with nothing taken from the model's generation_config but its cache."""
+    """transformers' generate up to one of `stop`; of the model's generation_config only its cache is used."""
     from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
-    settings = GenerationConfig(max_new_tokens=new_tokens, eos_token_id=eos, pad_token_id=pad, **sampling)
+    settings = GenerationConfig(max_new_tokens=new_tokens, eos_token_id=stop, pad_token_id=pad, **sampling)
     own_rules = {"logits_processor": LogitsProcessorList(processors)} if processors else {}
     # below an adapter the model that generates is an inner module
     kept = {module: module.generation_config for module in model.modules() if isinstance(module, GenerationMixin)}
     try:
         for module in kept:
-            module.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=pad)
+            module.generation_config = GenerationConfig(eos_token_id=stop, pad_token_id=pad)
         return model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=settings, **own_rules)
     finally:
         for module, own in kept.items():
@@ -148,7 +151,7 @@ def generate(
 
 
 def describe(answers: Sequence[Answer]) -> dict[str, float]:
-    """length (mean tokens, EOS included), eos_rate (share that ended), repetition (mean share of repeated 4-grams)."""
+    """length (mean tokens, the end included), eos_rate (share that ended), repetition (share of repeated 4-grams)."""
     n = max(len(answers), 1)
     return {
         "samples/length": sum(len(a.ids) for a in answers) / n,

@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from dpo.data.ends import with_model_ends
 from dpo.errors import UsageError, check_folder
 from dpo.models.causal import check_causal
 from dpo.progress import say
@@ -85,7 +86,7 @@ def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bo
         raise UsageError(f"the tokenizer of {path} has no end-of-sequence token; set one in its files")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return with_model_ends(tokenizer, path, revision, local_only=not hub_in_reach(path))
 
 
 def with_template(tokenizer: Any, path: str | None) -> Any:
