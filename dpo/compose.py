@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.build import nearest
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 
 
 def conf_dir() -> Path:
@@ -40,7 +40,7 @@ def compose(overrides: list[str], config_dir: str | None = None, config_name: st
     except HydraException as error:
         raise UsageError(explain(error, folder, config_name)) from error
     except (OmegaConfBaseException, ValueError) as error:
-        raise UsageError(str(error).strip().splitlines()[0]) from error
+        raise UsageError(first_line(error)) from error
 
 
 def with_components(loss: dict[str, Any]) -> None:

@@ -8,6 +8,11 @@ class UsageError(ValueError):
     """One line that names the rule, the value and the key (or file and line) to change; exit code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def check_folder(key: str, path: str) -> None:
     """Raise UsageError where `path` can only mean a local folder and there is none."""
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():

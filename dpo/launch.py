@@ -12,7 +12,7 @@ from typing import Any
 
 from dpo.cache import locked_now
 from dpo.console import state
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 from dpo.jobs import LISTENERS, Worker, aside_if_damaged, changes, lock_of, place, report, set_aside
 from dpo.listing import say_remarks
 from dpo.progress import bar, say
@@ -65,7 +65,7 @@ def run_all(sweep: Sweep, todo: list[int]) -> None:
         try:
             launch(sweep, folder, todo, work)
         except Exception as error:  # a worker process that was killed, or a cluster that refused
-            say(f"the launcher stopped: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            say(f"the launcher stopped: {type(error).__name__}: {first_line(error)}")
             return
         ends = {number: state(place(folder, sweep.jobs[number])) for number in todo}
         if work.args[2] and "failed" in ends.values():

@@ -15,7 +15,7 @@ from typing import Any
 from dpo.build import arguments, nearest
 from dpo.compose import conf_dir, explain, resolved
 from dpo.config import identity, parse
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 from dpo.naming import run_name
 
 RESERVED = ("runs", "cache", "wandb", "multirun", "judged", "rounds", "audit")
@@ -115,7 +115,7 @@ def names() -> list[str]:
 
 def question(path: Path) -> str:
     """The comment at the head of a sweep file: its question, then its budget."""
-    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").split("\n"))
     return " ".join(line.lstrip("# ") for line in lines)
 
 
@@ -216,7 +216,7 @@ def in_one_line(compose: Callable[[], Any]) -> Any:
             raise UsageError(f"hydra/{launcher[1]}: no such option of Hydra here; {hint}") from error
         raise UsageError(explain(error, conf_dir(), "config")) from error
     except (OmegaConfBaseException, ValueError) as error:
-        raise UsageError(str(error).strip().splitlines()[0]) from error
+        raise UsageError(first_line(error)) from error
 
 
 def expand(params: dict[str, str], overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:

@@ -19,7 +19,7 @@ COMMAND = ["${env}", "${interpreter}", "-m", "dpo", "sweep"]
 def sweep_file(name: str) -> str:
     """The text of a W&B sweep file; parameters are flat, and null is text, as Hydra's grammar needs it."""
     path = find(name)
-    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    head = [line for line in path.read_text(encoding="utf-8").split("\n") if line.startswith("#")]
     params = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"]
     content: dict[str, Any] = {
         "name": name,

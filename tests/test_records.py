@@ -6,7 +6,9 @@ import pytest
 
 from dpo.cache import locked
 from dpo.console import state
+from dpo.data.judge import Log
 from dpo.records import RunDir, find_runs, write_atomically
+from dpo.results.reading import read_rows
 
 
 @pytest.fixture
@@ -82,3 +84,21 @@ def test_find_runs_sees_only_run_directories(tmp_path: Path, directory: RunDir) 
     directory.set_status("done")
     (tmp_path / "other").mkdir()
     assert [run.path.name for run in find_runs(tmp_path)] == ["run"]
+
+
+BREAKS = [chr(code) for code in (0x0A, 0x0B, 0x0C, 0x0D, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029)]
+
+
+@pytest.mark.parametrize("mark", BREAKS, ids=[f"U+{ord(mark):04X}" for mark in BREAKS])
+def test_no_line_break_inside_a_text_splits_a_row(mark: str, directory: RunDir, tmp_path: Path) -> None:
+    """Every reader of rows sees each row once, whatever its texts hold: a row ends at a line feed only."""
+    rows = [{"step": step, "completion": f"a{mark}b{mark}"} for step in range(3)]
+    directory.append(directory.samples, rows)
+    assert list(directory.rows(directory.samples)) == rows
+    assert directory.last_rows(directory.samples) == rows
+    assert read_rows(directory.samples) == (rows, [])
+    log = Log(tmp_path / "answers.jsonl")
+    log.add(rows)
+    assert Log(log.path).rows == rows
+    directory.cut(1)
+    assert list(directory.rows(directory.samples)) == rows[:2]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dpo.data.folders import ENDINGS, folder_files
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 
 Row = tuple[str, Any]
 """(where it came from, parsed value)."""
@@ -59,7 +59,7 @@ def text_rows(path: Path) -> Iterator[Row]:
                 return
             for number, line in enumerate(lines(file, path), 1):
                 if line.strip():
-                    yield f"{path}:{number}", load_json(line.decode("utf-8" if number > 1 else "utf-8-sig"))
+                    yield f"{path}:{number}", load_json(line.strip().decode("utf-8" if number > 1 else "utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}:{number}: not UTF-8 ({error.reason})") from error
     except json.JSONDecodeError as error:
@@ -163,8 +163,3 @@ def hub_rows(hub: str, split: str, revision: str | None, **options: Any) -> Iter
 def first(rows: Iterator[Row], count: int | None) -> Iterator[Row]:
     """The first `count` rows, all of them for None."""
     return rows if count is None else islice(rows, count)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from dpo.data.pair import TOOLS, Message, Text
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 from dpo.progress import say
 
 DAY = datetime(2024, 7, 26)
@@ -46,8 +46,7 @@ def apply_template(messages: list[Message], tokenizer: Any, where: str, answered
         options = {"add_generation_prompt": not answered, "tokenize": False, "chat_template": template}
         return str(tokenizer.apply_chat_template(messages, tools=tools, **options))
     except Exception as error:  # jinja errors have no common base with what templates raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"pair {where!r}: the chat template refuses these messages: {reason}") from error
+        raise UsageError(f"pair {where!r}: the chat template refuses these messages: {first_line(error)}") from error
 
 
 def clock() -> str:

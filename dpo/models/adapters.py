@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 
 ROLES = {
     "qv": (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",)),
@@ -108,7 +108,7 @@ class Lora(Adapter):
             try:
                 return get_peft_model(model, config)
             except ValueError as error:
-                raise UsageError(f"adapter.target={self.target}: {str(error).splitlines()[0]}") from error
+                raise UsageError(f"adapter.target={self.target}: {first_line(error)}") from error
 
     def disabled(self, model: Any) -> AbstractContextManager[Any]:
         return model.disable_adapter()

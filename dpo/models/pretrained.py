@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dpo.data.ends import with_model_ends
-from dpo.errors import UsageError, check_folder
+from dpo.errors import UsageError, check_folder, first_line
 from dpo.models.causal import check_causal
 from dpo.progress import say
 
@@ -179,11 +179,6 @@ def hub_in_reach(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a library's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dpo.data.batches import PairBatch, back
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 from dpo.models.adapters import Adapter
-from dpo.models.pretrained import DTYPES, Pretrained, attending, first_line, load_model
+from dpo.models.pretrained import DTYPES, Pretrained, attending, load_model
 from dpo.models.tiny import Tiny
 
 HEAD = "score"

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from dpo.config import identity
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 from dpo.records import RunDir, find_runs
 from dpo.results import measures
 from dpo.results.arms import Arm, arms, axes, varied
@@ -326,5 +326,5 @@ def read_pairs(directory: RunDir, step: int) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = directory.pair_frame(step)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{directory.pairs(step)}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise UsageError(f"{directory.pairs(step)}: cannot be read ({first_line(error)})") from error
     return frame

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpo.errors import UsageError
+from dpo.errors import UsageError, first_line
 
 SECONDS = 300
 """How long one cell may take."""
@@ -54,7 +54,7 @@ def with_parameters(notebook: Notebook, parameters: Mapping[str, str | None]) ->
     """
     content = json.loads(json.dumps(notebook.content))
     cell = next(c for c in content["cells"] if "parameters" in c["metadata"].get("tags", ()))
-    lines = source(cell).splitlines()
+    lines = source(cell).split("\n")
     for name, value in parameters.items():
         at = [i for i, line in enumerate(lines) if line.partition("=")[0].strip() == name]
         if not at:
@@ -67,7 +67,7 @@ def with_parameters(notebook: Notebook, parameters: Mapping[str, str | None]) ->
 def parameters(notebook: Notebook) -> list[str]:
     """Names that the cell tagged `parameters` sets."""
     cell = next(c for c in notebook.content["cells"] if "parameters" in c["metadata"].get("tags", ()))
-    return [line.partition("=")[0].strip() for line in source(cell).splitlines() if "=" in line]
+    return [line.partition("=")[0].strip() for line in source(cell).split("\n") if "=" in line]
 
 
 def source(cell: Mapping[str, Any]) -> str:
@@ -141,7 +141,7 @@ async def run_one(content: dict[str, Any], name: str, folder: Path, number: int)
     except CellExecutionError as error:
         raise RuntimeError(f"{name}.ipynb: {error.ename}: {error.evalue}") from error
     except (CellTimeoutError, DeadKernelError) as error:
-        raise RuntimeError(f"{name}.ipynb: {str(error).splitlines()[0]}") from error
+        raise RuntimeError(f"{name}.ipynb: {first_line(error)}") from error
     finally:
         await manager.shutdown_kernel(now=True)
     return json.loads(json.dumps(client.nb))

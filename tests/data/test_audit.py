@@ -50,6 +50,19 @@ def test_longer_chosen_answers_are_counted_in_characters_and_tokens() -> None:
     assert low < 0.5 < high
 
 
+def test_pairs_that_are_equal_in_tokens_alone_count_as_identical() -> None:
+    """A cut removes the difference; what is trained are two equal answers."""
+    split = split_of([pair("a", "q", "yes, and so on", "yes, and so what"), pair("b", "r", "yes", "no")])
+    assert audit(split, max_length=12)["identical"] == 1 and audit(split)["identical"] == 0
+
+
+def test_prompts_inside_answers_are_counted() -> None:
+    """One of three pairs; the share has limits like the others."""
+    split = split_of([pair("a", "Where is Bo?", "Where is Bo? There.", "no"), pair("b", "Where is Ba?")])
+    found = audit(split)
+    assert found["prompt_in_answer"] == 1 and found["shares"]["prompt_in_answer"] == pytest.approx(1 / 3)
+
+
 def test_identical_contradictory_repeated_and_overlapping_pairs_are_counted() -> None:
     """A pair of equal answers; the same answers both ways round (two pairs); a copy under another id; a seen prompt."""
     train = [

@@ -63,6 +63,79 @@ def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
     assert "a.jsonl:1: chosen holds a lone surrogate" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"id": ' + b"9" * 5000 + b"}", "a number has too many digits"),
+        (b'{"prompt": "p"', "not JSON"),
+        (json.dumps(ROW | {"id": "\ud800"}).encode(), "id holds a lone surrogate"),
+        (json.dumps(ROW | {"prompt": [{"role": "\ud800", "content": "x"}]}).encode(), "prompt holds a lone surrogate"),
+        (json.dumps(ROW | {"prompt": [{"role": "u", "content": "x", "\ud800": 1}]}).encode(), "a lone surrogate"),
+        (b"[1, 2]", "must be an object"),
+        (b"NaN", "must be an object"),
+        (json.dumps(ROW | {"prompt": None}).encode(), "no prompt"),
+    ],
+)
+def test_every_malformed_line_is_named(line: bytes, why: str, tmp_path: Path) -> None:
+    """In the second line, behind one that is right."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(LINE + line + b"\n")
+    assert why in (said := refusal(path)) and "a.jsonl:2:" in said
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    """Notepad and Excel write one; in lines and in arrays."""
+    for name, content in (("a.jsonl", LINE), ("a.json", b" [" + LINE + b"]")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+        assert [row for _, row in rows(tmp_path / name)] == [ROW]
+
+
+@pytest.mark.parametrize("content", (b"[\n" + LINE + b"]\n", b"[" + LINE.strip() + b"]"))
+def test_an_array_in_a_file_of_lines_says_so(content: bytes, tmp_path: Path) -> None:
+    """The ending says how a file is read, and is the thing to change."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    assert "begins a JSON array; name the file .json" in refusal(path)
+
+
+def test_other_line_breaks_of_unicode_end_no_row(tmp_path: Path) -> None:
+    """U+2028, U+2029 and U+0085 may stand in a text as they are."""
+    path = tmp_path / "a.jsonl"
+    text = "a\u2028b\u2029c\u0085d"
+    path.write_text(json.dumps(ROW | {"prompt": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_pairs(path)[0].prompt == text
+
+
+def parquet(path: Path, **columns: object) -> Path:
+    """A Parquet file of 30 rows with prompt, chosen, rejected and other columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = {name: [f"{name} {i}" for i in range(30)] for name in ROW}
+    pq.write_table(pa.table(table | columns), path)
+    return path
+
+
+def test_parquet_values_that_python_lacks_are_named_with_their_row(tmp_path: Path) -> None:
+    """Text that is not UTF-8, a duration out of range; the row and the column are said."""
+    import struct
+
+    import pyarrow as pa
+
+    offsets = pa.py_buffer(struct.pack("<31i", *range(0, 62, 2)))
+    bad = pa.Array.from_buffers(pa.string(), 30, [None, offsets, pa.py_buffer(b"ok" * 20 + b"\xff\xfe" * 10)])
+    assert "row 21: column id cannot be read" in refusal(parquet(tmp_path / "a.parquet", id=bad))
+    when = pa.array([0] * 29 + [2**62], pa.duration("s"))
+    assert "row 30: column when cannot be read" in refusal(parquet(tmp_path / "b.parquet", when=when))
+
+
+def test_a_parquet_file_cut_short_is_named(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet")
+    for data in (path.read_bytes()[:-9], b"", b"PAR1"):
+        path.write_bytes(data)
+        assert "not a Parquet file" in refusal(path)
+
+
 def test_json_nested_without_end_is_refused(tmp_path: Path) -> None:
     """A recursion error is no message for people."""
     path = tmp_path / "a.jsonl"
