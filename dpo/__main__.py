@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from dpo import terminal, verbs
 from dpo.errors import UsageError
@@ -143,9 +144,16 @@ def results(verb: Verb) -> None:
         command.add_argument("--entity", help="W&B user or team (default: yours)")
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command in one line, as everything else that is wrong is said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (`{self.prog} --help` lists what there is)")
+
+
 def parser() -> argparse.ArgumentParser:
     """All verbs with their help and an example each."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="dpo",
         description="Ask questions of Direct Preference Optimization: one run, one directory of plain files.",
         epilog="Try: dpo train experiment=capstone",
@@ -185,8 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # the interpreter otherwise looks for garbage among all modules before it ends: a second after torch and the rest
     atexit.register(gc.freeze)
     terminal.prepare_streams()
-    args = parse(arguments)
     try:
+        args = parse(arguments)
         return int(args.action(args))
     except UsageError as error:
         terminal.fault(error)

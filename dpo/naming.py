@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+LONGEST = 120
+"""Characters of a name, all ASCII: with an id and the marks of a copy it stays well below a file system's 255."""
+
 
 def run_name(settings: Mapping[str, str], plain: dict[str, Any]) -> str:
-    """What was swept, such as beta0.1-ipo-seed2 (the seed last); "" where nothing was."""
+    """What was swept, such as beta0.1-ipo-seed2 (the seed last), cut to LONGEST; "" where nothing was."""
     keys = sorted(settings, key=lambda key: key == "seed")
     titles = [short(key) for key in keys]
     titles = [
@@ -16,7 +19,12 @@ def run_name(settings: Mapping[str, str], plain: dict[str, Any]) -> str:
         for key, title in zip(keys, titles, strict=True)
     ]
     parts = [label(key, title, settings[key], plain) for key, title in zip(keys, titles, strict=True)]
-    return "-".join(part for part in parts if part)
+    parts = [part for part in parts if part]
+    whole = "-".join(parts)
+    if len(whole) <= LONGEST:
+        return whole
+    seed = parts[-1] if keys[-1] == "seed" else ""
+    return "-".join(part for part in (whole[: LONGEST - len(seed) - 1].rstrip("-"), seed) if part)
 
 
 def short(key: str) -> str:

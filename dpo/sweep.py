@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
+import math
 import os
 import re
 import typing
@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from dpo.build import arguments, nearest
-from dpo.compose import conf_dir, explain, resolved
+from dpo.compose import Primary, composer, conf_dir, in_one_line, primary
 from dpo.config import identity, parse
-from dpo.errors import UsageError, first_line
+from dpo.errors import UsageError
+from dpo.hydra_settings import split
 from dpo.naming import run_name
 
 RESERVED = ("runs", "cache", "wandb", "multirun", "judged", "rounds", "audit")
 """Folders of an output root that are not sweeps; `multirun` belongs to `dpo train -m`."""
+MOST = 10_000
+"""Jobs of a sweep; all are typed before the first starts."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All jobs of a question, each once, in the order of the grid; `hydra` holds the overrides of Hydra's own keys."""
+    """All jobs of a question, each once, in the order of the grid, and the file that they are composed from."""
 
     name: str
     question: str
     jobs: list[Job]
     notices: list[str]
     rules: Rules
-    hydra: tuple[str, ...]
-    path: Path
+    source: Primary
 
     @property
     def folder(self) -> Path:
@@ -70,20 +72,25 @@ def sweeps_dir() -> Path:
     raise UsageError("no sweeps/ folder found: set DPO_SWEEPS to one, or reinstall the package")
 
 
-def read(name: str | None, overrides: Sequence[str]) -> Sweep:
+def read(
+    name: str | None, overrides: Sequence[str], config_dir: str | None = None, config_name: str = "config"
+) -> Sweep:
     """The sweep of a file in sweeps/ (or of any .yaml by its path), or of `overrides` alone where `name` is None.
 
-    Raises UsageError, in one line and before anything is written, for whatever is wrong with any of its jobs.
+    Those are overrides of the configuration `config_name` in `config_dir`. Raises UsageError, in one line and before
+    anything is written, for whatever is wrong with any of its jobs.
     """
-    path = find(name) if name is not None else conf_dir() / "config.yaml"
-    title = path.stem if name is not None else "multirun"
-    rules = [o for o in overrides if o.lstrip("+").startswith("sweep.")]
-    hydra = [o for o in overrides if o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    given = [o for o in overrides if o not in (*rules, *hydra)]
-    points, swept = expand(file_grid(path, hydra), given)
+    given = split(overrides, grid=True)
+    if name is not None:
+        source = Primary(find(name), given.searchpath, given.launcher)
+    else:
+        source = primary(config_dir, config_name, given.searchpath, given.launcher)
+    title = source.path.stem if name is not None else "multirun"
+    rules = [o for o in given.rest if o.lstrip("+").startswith("sweep.")]
+    points, swept = expand(file_grid(source), [o for o in given.rest if o not in rules], source)
     if not points or (name is not None and not swept):
-        raise UsageError(f"{path}: the grid is empty; give it keys with values under hydra.sweeper.params")
-    compose = composer(path)
+        raise UsageError(f"{source.path}: the grid is empty; give it keys with values under hydra.sweeper.params")
+    compose = composer(source)
     configs = [
         checked(compose, point, f"job {number} of {len(points)} ({shown(point, swept)}): " if swept else "")
         for number, point in enumerate(points, 1)
@@ -94,7 +101,7 @@ def read(name: str | None, overrides: Sequence[str]) -> Sweep:
     if len({config["output_root"] for config in configs}) > 1:
         raise UsageError("output_root cannot be swept: a sweep is one folder")
     jobs, notices = unique(points, configs, swept)
-    return Sweep(title, question(path) if name else "", jobs, notices, make_rules(node, rules), tuple(hydra), path)
+    return Sweep(title, question(source.path) if name else "", jobs, notices, make_rules(node, rules), source)
 
 
 def find(name: str) -> Path:
@@ -149,90 +156,65 @@ def shown(point: Sequence[str], swept: Sequence[str]) -> str:
     return " ".join(override for override in point if override.partition("=")[0] in swept)
 
 
-def composer(path: Path) -> Callable[[Sequence[str]], dict[str, Any]]:
-    """A function from overrides to the composed and resolved plain values of a sweep file.
-
-    Hydra takes 0.1 s to compose, nearly all of it for the choice of groups; so that is done once for each choice,
-    and value overrides are then applied by Hydra's own rules, as it would have done.
-    """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    conf = conf_dir()
-    bases: dict[tuple[str, ...], Any] = {}
-
-    def compose(overrides: Sequence[str]) -> dict[str, Any]:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        values = [o for o in parsed if is_value(o.key_or_group, conf) and o.package is None]
-        groups = tuple(str(o.input_line) for o in parsed if o not in values)
-        if groups not in bases:
-            bases[groups] = whole(path, groups)
-        composed = copy.deepcopy(bases[groups])
-        ConfigLoaderImpl._apply_overrides_to_config(values, composed)
-        return resolved(composed)
-
-    return lambda overrides: in_one_line(lambda: compose(overrides))
-
-
-def whole(path: Path, overrides: Sequence[str], with_hydra: bool = False) -> Any:
-    """What Hydra composes of a sweep file, with its own keys where they are asked for."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(path.parent), version_base="1.3"):
-        return hydra.compose(path.stem, [*searchpath(path), *overrides], return_hydra_config=with_hydra)
-
-
-def file_grid(path: Path, overrides: Sequence[str]) -> dict[str, str]:
+def file_grid(source: Primary) -> dict[str, str]:
     """hydra.sweeper.params of a sweep file: the values of each swept key, in Hydra's grammar."""
-    sweeper = in_one_line(lambda: whole(path, overrides, with_hydra=True)).hydra.sweeper
+    sweeper = in_one_line(source, lambda: hydra_of(source, [])).hydra.sweeper
     if not sweeper._target_.endswith(".BasicSweeper"):
         raise UsageError(f"hydra.sweeper={sweeper._target_}: only Hydra's basic sweeper resumes; leave it out")
     return {str(key): str(value) for key, value in (sweeper.params or {}).items()}
 
 
-def searchpath(path: Path) -> list[str]:
-    """The override that lets a sweep file outside conf/ name what is in it."""
-    return [] if path.parent == conf_dir() else [f"hydra.searchpath=['file://{conf_dir()}']"]
+def hydra_of(source: Primary, overrides: Sequence[str]) -> Any:
+    """The composed configuration with Hydra's own keys; a run's own file, which has none, takes the shipped ones."""
+    if source.settled:
+        shipped = Primary(conf_dir() / "config.yaml", source.searchpath, source.launcher)
+        return shipped.composed([o for o in overrides if o.startswith("hydra")], with_hydra=True)
+    return source.composed(overrides, with_hydra=True)
 
 
-def is_value(key: str, conf: Path) -> bool:
-    """Whether an override of `key` sets a value, rather than choosing an option of a group."""
-    return "/" not in key and ("." in key or not (conf / key).is_dir())
-
-
-def in_one_line(compose: Callable[[], Any]) -> Any:
-    """What `compose` returns; what Hydra and OmegaConf raise becomes one line for people."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        return compose()
-    except HydraException as error:
-        launcher = re.search(r"Could not find 'hydra/([^']+)'", str(error))
-        if launcher:
-            hint = "joblib and submitit come with `pip install 'dpo-lab[launchers]'`"
-            raise UsageError(f"hydra/{launcher[1]}: no such option of Hydra here; {hint}") from error
-        raise UsageError(explain(error, conf_dir(), "config")) from error
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UsageError(first_line(error)) from error
-
-
-def expand(params: dict[str, str], overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+def expand(
+    params: dict[str, str], overrides: Sequence[str], source: Primary | None = None
+) -> tuple[list[list[str]], list[str]]:
     """(the overrides of each grid point, the swept keys) by the rules of Hydra's basic sweeper.
 
     An override of the command takes the place of the file's for the same key. A key of the file's grid counts as
     swept also where the command narrows it to one value, so that the run is called the same.
     """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    source = source or Primary(conf_dir() / "config.yaml")
     lines = [f"{key}={value}" for key, value in params.items()] + list(overrides)
-    parsed = in_one_line(lambda: OverridesParser.create().parse_overrides(lines))
-    points = in_one_line(lambda: BasicSweeper.split_arguments(parsed, None))[0]
+    parsed = in_one_line(source, lambda: OverridesParser.create(groups_in(source)).parse_overrides(lines))
+    choices: dict[str, list[str]] = {}
+    for override in parsed:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            value = "" if override.is_delete() else in_one_line(source, override.get_value_element_as_str)
+            choices[key] = [f"{key}={value}" if value else override.input_line]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in in_one_line(source, lambda o=override: several(o))]  # type: ignore[misc]
+        else:
+            raise UsageError(f"{override.input_line}: an interval has no values of its own; give them, or range(a,b)")
+    if (size := math.prod(map(len, choices.values()))) > MOST:
+        raise UsageError(f"{size:,} grid points: a sweep has at most {MOST:,}; take values out")
     swept = [o.get_key_element() for i, o in enumerate(parsed) if i < len(params) or o.is_sweep_override()]
-    return points, list(dict.fromkeys(swept))
+    return [list(point) for point in itertools.product(*choices.values())], list(dict.fromkeys(swept))
+
+
+def several(override: Any) -> list[str]:
+    """The values of a sweep over one key, as text; no more than a sweep can have."""
+    return list(itertools.islice(override.sweep_string_iterator(), MOST + 1))
+
+
+def groups_in(source: Primary) -> Any:
+    """What glob(...) finds the options of a group with."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+
+    folders = ConfigSearchPathImpl()
+    for folder in source.sources:
+        folders.append("dpo", f"file://{folder}")
+    return ConfigLoaderImpl(folders)
 
 
 def unique(points: list[list[str]], configs: list[dict[str, Any]], swept: list[str]) -> tuple[list[Job], list[str]]:
@@ -262,17 +244,19 @@ def launch(
     import hydra as hydra_package
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.plugins import Plugins
-    from hydra.types import HydraContext, RunMode
+    from hydra.types import HydraContext
+    from omegaconf import open_dict
 
-    fixed = ["hydra.sweep.subdir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-    where = [f"hydra.sweep.dir='{folder.resolve()}'", f"hydra.job.name={sweep.name}"]
-    overrides = [*searchpath(sweep.path), *sweep.hydra, *fixed, *where]
+    silent = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    config = in_one_line(sweep.source, lambda: hydra_of(sweep.source, [*silent, *sweep.jobs[0].overrides]))
+    with open_dict(config):
+        # set here and not by overrides, whose grammar has its own thoughts about a folder called "it's (v2)"
+        config.hydra.sweep.update(dir=as_text(folder.resolve()), subdir=".")
+        config.hydra.job.update(name=as_text(sweep.name), config_name=None)
+    threads = threads_of(config.hydra.launcher)
     GlobalHydra.instance().clear()
-    with hydra_package.initialize_config_dir(str(sweep.path.parent), version_base="1.3"):
+    with hydra_package.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration(sweep.path.stem, overrides, RunMode.RUN)
-        threads = threads_of(config.hydra.launcher)
-        config.hydra.job.config_name = None  # a number needs no composing of the whole sweep file, for each job again
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(config_loader=loader, callbacks=hydra_package._internal.callbacks.Callbacks()),
             task_function=work(threads),
@@ -280,6 +264,11 @@ def launch(
         )
         for done in launcher.launch([[f"+job={number}"] for number in numbers], initial_job_idx=0):
             done.return_value  # noqa: B018 (raises what a job could not record itself)
+
+
+def as_text(value: object) -> str:
+    """A value that OmegaConf leaves as it is, whatever signs are in it."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
 
 
 def threads_of(launcher: Any) -> int | None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dpo.errors import UsageError
 from dpo.terminal import path_line, remark
 
 
 def train(args: argparse.Namespace) -> int:
     """One run, or with -m one for each grid point."""
     if args.multirun:
-        if args.config_dir:
-            raise UsageError("--config-dir and -m do not go together: give a run's settings as overrides instead")
         return run_grid(None, args)
     from dpo.config import load
 
@@ -71,7 +68,8 @@ def run_grid(name: str | None, args: argparse.Namespace) -> int:
     from dpo.launch import run_sweep
     from dpo.sweep import read
 
-    grid = read(name, args.overrides)
+    where = (args.config_dir, args.config_name) if name is None else ()
+    grid = read(name, args.overrides, *where)
     code = run_sweep(grid, args.rerun_changed)
     path_line(grid.folder)
     return code

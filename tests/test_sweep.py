@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from dpo.__main__ import main
+from dpo.compose import Primary, composer
 from dpo.config import identity, load
 from dpo.errors import UsageError
-from dpo.sweep import composer, find, read, threads_of, whole
+from dpo.sweep import find, read, threads_of
 
 HEAD = """# What is asked?
 # Budget: seconds.
@@ -39,7 +40,7 @@ def test_every_job_is_what_hydra_composes_for_it(tmp_path: Path) -> None:
     """The short way to a job's values and Hydra's own way give the same run."""
     path = find(question(tmp_path, "loss: sigmoid,ipo", "adapter: full,dora", "+train.max_steps: 3", "seed: 1"))
     path.write_text(path.read_text().replace("+train.max_steps", "train.max_steps") + "optim:\n  lr: 1.0e-5\n")
-    compose = composer(path)
+    compose = composer(Primary(path))
     for job in read(str(path), []).jobs:
         slow = load([*job.overrides, "optim.lr=1.0e-5"]).plain
         assert job.plain == slow and job.id == identity(slow)
@@ -166,5 +167,5 @@ def test_every_launcher_file_composes_with_its_plugin(launcher: str) -> None:
     """conf/hydra/launcher extends what the plugins offer."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    node = whole(find("beta"), [f"hydra/launcher={launcher}"], with_hydra=True).hydra.launcher
+    node = Primary(find("beta"), None, (f"hydra/launcher={launcher}",)).composed([], with_hydra=True).hydra.launcher
     assert "Launcher" in node._target_ and threads_of(node) >= 1

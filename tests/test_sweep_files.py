@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from dpo.compose import Primary, composer
 from dpo.config import conf_dir, identity, parse
-from dpo.sweep import composer, find, names, read, sweeps_dir
+from dpo.sweep import find, names, read, sweeps_dir
 from dpo.wandb_sweeps import sweep_file
 
 NAMES = names()
@@ -96,7 +97,7 @@ def test_the_command_lines_of_an_agent_are_the_jobs_of_the_question(name: str) -
     skip_without_its_options(name)
     lines = command_lines(yaml.safe_load(sweep_file(name)))
     assert all(line[:5] == ["-m", "dpo", "sweep", name, "tracker=online"] for line in lines)
-    compose = composer(find(name))
+    compose = composer(Primary(find(name)))
     assert [identity(parse(compose(line[4:])).plain) for line in lines] == [job.id for job in read(name, []).jobs]
 
 
