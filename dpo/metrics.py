@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpo.logps import PairLogps
 from dpo.losses.base import LossOut
+from dpo.pair_tables import NAMES
 
 COLUMNS = (
     "loss",
@@ -24,8 +25,6 @@ COLUMNS = (
     "rejected_tokens",
 )
 EVALUATED = ("chosen_entropy", "rejected_entropy", "chosen_top", "rejected_top")
-NAMES = ("id", "prompt")
-"""Columns of a per-pair table that are no numbers: the pair's id, and a hash of its prompt."""
 FP32_TIE = 1e-6
 
 
@@ -36,11 +35,13 @@ class PairRows:
     The columns are COLUMNS, and in evaluations {chosen,rejected}_{entropy,top} (see PairLogps). Rewards are in nats
     times beta, log-probs and entropies in nats summed over completion tokens (EOS included).
     With `own_score` rewards are the policy's own score, and the reference's log-probs NaN where it never ran.
+    `prompts` are the hashes of the pairs' prompts, () where each pair is taken to have a prompt of its own.
     """
 
     pair_B: Tensor
     values: dict[str, Tensor]
     own_score: bool = False
+    prompts: tuple[str, ...] = ()
 
     @staticmethod
     def of(pair_B: Tensor, out: LossOut, policy: PairLogps, reference: PairLogps) -> PairRows:
@@ -75,7 +76,7 @@ class PairRows:
     def read(columns: Mapping[str, Sequence[Any]]) -> PairRows:
         """Rows from the columns of a per-pair table."""
         values = {name: torch.tensor(c, dtype=torch.float64) for name, c in columns.items() if name not in NAMES}
-        return PairRows(torch.arange(len(columns["id"])), values)
+        return PairRows(torch.arange(len(columns["id"])), values, prompts=tuple(columns.get("prompt", ())))
 
     @property
     def has_reference(self) -> bool:

@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,10 @@ class Arm:
         begin = time.perf_counter()
         self.model.eval()
         rows = self.rows(pairs, range(len(pairs)), None)
+        names = pair_names(pairs)
+        rows = replace(rows, prompts=tuple(names["prompt"]))
         columns = {name: column.numpy() for name, column in rows.values.items()}
-        self.recorder.run.write_pairs(step, pair_names(pairs) | columns)
+        self.recorder.run.write_pairs(step, names | columns)
         values = describe(rows, self.config.train.precision)
         if step == 0 and not abs(values["loss"] - math.log(2)) < 1e-5:
             raise StartError(f"an untrained head scores 0, a loss of {math.log(2):.6g}, but shows {values['loss']:.6g}")

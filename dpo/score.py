@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dpo.data.files import read_pairs
 from dpo.data.pair import check_pairs
 from dpo.data.tokens import tokenise
 from dpo.errors import UsageError
-from dpo.evaluate.evaluator import describe_pairs
+from dpo.evaluate.evaluator import describe_pairs, pair_names
 from dpo.evaluate.held_out import evaluate_pairs
 from dpo.evaluate.samples import answer
 from dpo.logps import Scorer
@@ -73,6 +74,7 @@ def score_pairs(
     shift = last.get("eval/rewards/running_mean", 0.0)
     scorer = Scorer(model, layout_of(model.config, config.train.layout)[0])
     rows = evaluate_pairs(scorer, token_pairs, stored, config.loss, strength, pad_id, budget, precision, shift)
+    rows = replace(rows, prompts=tuple(pair_names(token_pairs)["prompt"]))
     metrics = {"loss_name": type(config.loss).__name__, **counts, **describe_pairs(rows, strength, last["eval/tie"])}
     return [pair.id for pair in token_pairs], rows, metrics
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dpo.evaluate.change import margin_change, paired_interval, sentence, t_quantile
+from dpo.evaluate.change import margin_change, sentence
 
 
 def table(margins: list[float]) -> dict[str, list]:
@@ -23,23 +23,32 @@ def test_a_small_steady_change_is_shown_and_a_large_unsteady_one_is_not() -> Non
     assert not margin_change(table([0.0] * 4), table([5.0, -3.0, 4.0, -2.0]))["shown"]
 
 
-@pytest.mark.parametrize(
-    ("degrees", "printed"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (11, 2.201), (99, 1.984)]
-)
-def test_quantiles_agree_with_printed_tables(degrees: int, printed: float) -> None:
-    """To one per cent."""
-    assert t_quantile(degrees) == pytest.approx(printed, rel=0.01)
+def test_pairs_of_one_prompt_are_not_independent() -> None:
+    """Four prompts of five equal changes each are four changes."""
+    before, after = table([0.0] * 20), table([float(i % 4) for i in range(20)])
+    prompts = {"prompt": [str(i % 4) for i in range(20)]}
+    (low, high), (few, many) = (margin_change(before | p, after | p)["interval"] for p in ({}, prompts))
+    assert many - few > 2 * (high - low)
 
 
 def test_one_pair_shows_nothing() -> None:
     """No interval from one difference."""
-    assert paired_interval([1.0]) is None and not margin_change(table([0.0]), table([1.0]))["shown"]
+    found = margin_change(table([0.0]), table([1.0]))
+    assert found["interval"] is None and not found["shown"] and "no interval" in sentence(found)
 
 
 def test_other_pairs_are_refused() -> None:
     """A change between different pairs is no change."""
     with pytest.raises(ValueError, match="different pairs"):
         margin_change(table([0.0]), table([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("column", ["text", "prompt", "chosen_tokens"])
+def test_other_texts_under_the_same_ids_are_refused(column: str) -> None:
+    """By the hash of the text; in older tables, which have none, by prompt and lengths."""
+    both = [table([0.0, 1.0]) | {column: ["a", end]} for end in "bc"]
+    with pytest.raises(ValueError, match="different pairs: 1"):
+        margin_change(*both)
 
 
 def test_a_run_sums_up_its_change_of_margin(finished) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 from dpo.build import nearest
 from dpo.data.duplicates import near_duplicates
 from dpo.data.pair import Pair, Split, characters, overlap, plain_text, text_key
-from dpo.data.probe import probe, wilson
+from dpo.data.probe import probe, share_interval
 from dpo.data.templates import common
 from dpo.data.tokens import TokenPair
 from dpo.errors import UsageError
 
-VERSION = 2  # raise it when a count below changes its meaning, so that no cache serves the old one
+VERSION = 3  # raise it when a count below changes its meaning, so that no cache serves the old one
 
 SHORT = 8
 """Characters from which a prompt is looked for in its answers."""
@@ -167,7 +167,7 @@ def lengths(pairs: Sequence[TokenPair], counts: dict[str, int]) -> dict[str, Any
         np.array([len(ids) for ids in side])
         for side in zip(*((p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in pairs), strict=True)
     )
-    wins = float(((chosen > rejected) + 0.5 * (chosen == rejected)).mean())
+    hits = (chosen > rejected) + 0.5 * (chosen == rejected)
     top = int(np.quantile(np.concatenate([chosen, rejected]), 0.99)) + 1
     return counts | {
         "prompt_tokens_mean": float(prompt.mean()),
@@ -175,8 +175,8 @@ def lengths(pairs: Sequence[TokenPair], counts: dict[str, int]) -> dict[str, Any
         "rejected_tokens_mean": float(rejected.mean()),
         "chosen_tokens_max": int(chosen.max()),
         "rejected_tokens_max": int(rejected.max()),
-        "longer_wins": wins,
-        "longer_wins_interval": wilson(wins, len(pairs)),
+        "longer_wins": float(hits.mean()),
+        "longer_wins_interval": share_interval(hits.tolist(), [tuple(p.prompt_ids) for p in pairs]),
         "prompt_tokens": distribution(prompt, 0, int(prompt.max()) + 1),
         "chosen_tokens": distribution(chosen, 0, top),
         "rejected_tokens": distribution(rejected, 0, top),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from dpo.data.pair import Pair, Text, text_key
 from dpo.data.perturb import draw
+from dpo.results.stats import clustered_share
 
 PAIRS, FEATURES, FOLDS, RIDGE = 2000, 4000, 5, 1.0
 """Most pairs and features looked at, folds of the cross-validation, and the weight of the penalty."""
@@ -30,13 +30,15 @@ def probe(pairs: Sequence[Pair]) -> dict[str, Any]:
     """
     kept = set(draw([pair.id for pair in pairs], PAIRS, 0))
     sample = [pair for pair in pairs if pair.id in kept]
-    fold_N = np.array([int(hashlib.sha256(text_key(p.prompt).encode()).hexdigest()[:8], 16) % FOLDS for p in sample])
+    prompts = [text_key(p.prompt) for p in sample]
+    fold_N = np.array([int(hashlib.sha256(prompt.encode()).hexdigest()[:8], 16) % FOLDS for prompt in prompts])
     found: dict[str, Any] = {"n": len(sample)}
     tells: list[dict[str, Any]] = []
     for name, features in (("words", word_features), ("format", format_features)):
         both = [(features(plain(p.chosen)), features(plain(p.rejected))) for p in sample]
-        accuracy = cross_validated(both, fold_N)
-        found[name] = {"accuracy": accuracy, "interval": wilson(accuracy, len(sample))}
+        hits = cross_validated(both, fold_N)
+        accuracy = float(hits.mean()) if len(hits) else 0.5
+        found[name] = {"accuracy": accuracy, "interval": share_interval(hits.tolist(), prompts)}
         tells += single_tells(both)
     low, high = found["words"]["interval"]
     found["sentence"] = (
@@ -97,8 +99,8 @@ def is_json(text: str) -> bool:
 Sides = Sequence[tuple[set[str], set[str]]]
 
 
-def cross_validated(both: Sides, fold_N: NDArray[np.int64]) -> float:
-    """Share of pairs whose chosen answer a probe trained on the other folds scores higher; a tie counts one half."""
+def cross_validated(both: Sides, fold_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 for each pair whose chosen answer a probe trained on the other folds scores higher; a tie counts one half."""
     x_NF = differences(both)
     kernel_NN = x_NF @ x_NF.T
     score_N = np.zeros(len(both))
@@ -108,7 +110,7 @@ def cross_validated(both: Sides, fold_N: NDArray[np.int64]) -> float:
             inner = kernel_NN[np.ix_(train, train)] + RIDGE * np.eye(int(train.sum()))
             score_N[test] = kernel_NN[np.ix_(test, train)] @ np.linalg.solve(inner, np.ones(len(inner)))
     score_N[np.abs(score_N) < 1e-9] = 0.0
-    return float(((score_N > 0) + 0.5 * (score_N == 0)).mean())
+    return (score_N > 0) + 0.5 * (score_N == 0)
 
 
 def differences(both: Sides) -> NDArray[np.float64]:
@@ -135,10 +137,10 @@ def single_tells(both: Sides) -> list[dict[str, Any]]:
     return [row for row in rows if abs(row["chosen_only"] - row["rejected_only"]) >= 0.2]
 
 
-def wilson(share: float, n: int, z: float = 1.959964) -> list[float]:
-    """95 % interval of a share of n (Wilson 1927, JASA 22); [0, 1] for n = 0."""
-    if n == 0:
+def share_interval(hits: Sequence[float], prompts: Sequence[Hashable]) -> list[float]:
+    """95 % interval of a share of pairs, clustered by prompt (`stats.clustered_share`); [0, 1] where there are none."""
+    if not len(hits):
         return [0.0, 1.0]
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    e = clustered_share(hits, prompts)
+    assert e.low is not None and e.high is not None
+    return [e.low, e.high]

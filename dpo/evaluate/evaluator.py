@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,12 +16,14 @@ from dpo.config import Evaluate, Train
 from dpo.data.batches import PairBatch
 from dpo.data.pair import Source, Split, Text
 from dpo.data.tokens import TokenPair
+from dpo.errors import UsageError
 from dpo.evaluate import calibration, length
 from dpo.evaluate.drift import kl
 from dpo.evaluate.held_out import evaluate_pairs, noise_floor
 from dpo.evaluate.samples import Answer, answer, describe, repetition
 from dpo.loop import Trainee
 from dpo.metrics import PairRows, scalars, token_means
+from dpo.pair_tables import other_pair
 from dpo.progress import say
 from dpo.reference import Reference, StoredLogps
 from dpo.tracking.files import Recorder
@@ -54,11 +56,19 @@ class Evaluator:
         rows = evaluate_pairs(
             scorer, self.pairs, self.stored, self.trainee.loss, beta, pad_id, budget, precision, shift.mean
         )
-        columns = {name: column.numpy() for name, column in rows.values.items()}
-        self.recorder.run.write_pairs(step, pair_names(self.pairs) | columns)
+        names = pair_names(self.pairs)
+        rows = replace(rows, prompts=tuple(names["prompt"]))
+        columns: dict[str, Any] = names | {name: column.numpy() for name, column in rows.values.items()}
+        first = columns if step == 0 else self.recorder.run.read_pairs(0)
+        if pair := other_pair(first, columns):
+            raise UsageError(
+                f"{self.recorder.run.pairs(0)}: pair {pair} is not what it was when this run began, so its evaluations "
+                "cannot be compared; give dataset the data of then, or train anew under another output_root"
+            )
+        self.recorder.run.write_pairs(step, columns)
         if step == 0:
             say(gate.check(rows, self.trainee.loss, beta, precision, self.is_start))
-        start = rows if step == 0 else PairRows.read(self.recorder.run.read_pairs(0))
+        start = rows if step == 0 else PairRows.read(first)
         tie = noise_floor(scorer, self.pairs, pad_id, budget, precision, start if self.is_start else None)
         values = describe_pairs(rows, beta, tie, start) | shift.logged(self.trainee.loss.needs)
         if step in (0, steps):
@@ -117,13 +127,15 @@ def describe_pairs(rows: PairRows, beta: float, tie: float, start: PairRows | No
 
 
 def pair_names(pairs: Sequence[TokenPair]) -> dict[str, list[str]]:
-    """The columns that say which pair a row is: its id, and a hash of its prompt, the same where pairs share one."""
-    return {"id": [pair.id for pair in pairs], "prompt": [prompt_hash(pair) for pair in pairs]}
+    """The columns that say which pair a row is: its id, a hash of its prompt, the same where pairs share one, and a
+    hash of prompt and answers."""
+    whole = [hash_of([list(ids) for ids in (p.prompt_ids, p.chosen_ids, p.rejected_ids)]) for p in pairs]
+    return {"id": [p.id for p in pairs], "prompt": [hash_of(p.prompt_ids) for p in pairs], "text": whole}
 
 
-def prompt_hash(pair: TokenPair) -> str:
-    """Twelve hex digits of the SHA-256 of the prompt's token ids."""
-    return hashlib.sha256(repr(pair.prompt_ids).encode()).hexdigest()[:12]
+def hash_of(ids: object) -> str:
+    """Twelve hex digits of the SHA-256 of token ids."""
+    return hashlib.sha256(repr(ids).encode()).hexdigest()[:12]
 
 
 def cycle(prompts: Sequence[Text], count: int) -> list[Text]:

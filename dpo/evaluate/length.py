@@ -5,13 +5,13 @@ Shapes: B pairs. Lengths are completion tokens, EOS included; the length differe
 
 from __future__ import annotations
 
-import functools
-import math
 from collections import deque
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from dpo.metrics import FP32_TIE, PairRows, margins, wins
+from dpo.results.stats import clustered_slope
 
 
 def scalars(rows: PairRows, tie: float = FP32_TIE) -> dict[str, float]:
@@ -27,7 +27,7 @@ def scalars(rows: PairRows, tie: float = FP32_TIE) -> dict[str, float]:
     values = {"longer_wins": float((0.5 + 0.5 * difference_B.sign()).mean())}
     values |= {f"accuracy_{name}": float(win_B[held_B].mean()) for name, held_B in classes.items() if held_B.any()}
     values["pairs_balanced"] = float(classes["balanced"].sum())
-    slope = slope_interval(difference_B, margins(rows))
+    slope = slope_interval(difference_B, margins(rows), rows.prompts)
     if slope is not None:
         values |= dict(zip(("slope", "slope_low", "slope_high"), slope, strict=True))
     return {f"length/{name}": value for name, value in values.items()}
@@ -55,40 +55,10 @@ def balanced(difference_B: Tensor, slack: float = 0.1) -> Tensor:
     return held_B
 
 
-def slope_interval(x_B: Tensor, y_B: Tensor) -> tuple[float, float, float] | None:
-    """(slope, low, high) of ordinary least squares of y on x, with the classical 95 % t interval.
+def slope_interval(x_B: Tensor, y_B: Tensor, prompts: Sequence[str] = ()) -> tuple[float, float, float] | None:
+    """(slope, low, high) of ordinary least squares of y on x, clustered by prompt (`stats.clustered_slope`).
 
-    None for fewer than three points or where x does not vary.
+    None for fewer than three points, where x does not vary, or where there is no interval.
     """
-    n, x_B, y_B = len(x_B), x_B - x_B.mean(), y_B - y_B.mean()
-    spread = float(x_B.square().sum())
-    if n < 3 or spread == 0:
-        return None
-    slope = float((x_B * y_B).sum()) / spread
-    residual = float((y_B - slope * x_B).square().sum())
-    half = t_quantile(n - 2) * math.sqrt(residual / (n - 2) / spread)
-    return slope, slope - half, slope + half
-
-
-@functools.cache
-def t_quantile(freedom: int, probability: float = 0.975) -> float:
-    """The quantile of Student's t with a whole number of degrees of freedom, by bisection of its exact
-    distribution function (Abramowitz and Stegun, 26.7.3 and 26.7.4); above 1,000 degrees that of 1,000."""
-    low, high = 0.0, 1e3
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_below(middle, min(freedom, 1000)) < probability else (low, middle)
-    return low
-
-
-def t_below(t: float, freedom: int) -> float:
-    """P(T <= t) of Student's t for t >= 0."""
-    angle = math.atan(t / math.sqrt(freedom))
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= k / (k + 1) * math.cos(angle) ** 2
-    within = math.sin(angle) * total
-    return 0.5 + 0.5 * (2 / math.pi * (angle + within) if odd else within)
+    e = clustered_slope(x_B.tolist(), y_B.tolist(), prompts or range(len(x_B)))
+    return None if e is None or e.interval is None else (e.value, *e.interval)

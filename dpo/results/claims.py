@@ -14,7 +14,7 @@ import pandas as pd
 from dpo.results import stats
 from dpo.results.estimate import NO_DIFFERENCE, Estimate
 from dpo.results.frames import Run
-from dpo.results.over_pairs import mean_over_pairs, sampled_change, share_over_pairs, slope_over_pairs, tables
+from dpo.results.over_pairs import apart, mean_over_pairs, sampled_change, share_over_pairs, slope_over_pairs, tables
 from dpo.results.words import WORDS
 
 Frames = Sequence[pd.DataFrame]
@@ -69,7 +69,7 @@ def level(frames: Frames, column: str) -> float:
 def since(ends: Frames, starts: Frames, column: str) -> Frames:
     """The tables with `since`, the column's change since the first evaluation."""
     both = zip(ends, starts, strict=True)
-    return [end.assign(since=end[column].to_numpy() - start[column].to_numpy()) for end, start in both if column in end]
+    return [end.assign(since=apart(end[column], start[column])) for end, start in both if column in end]
 
 
 def claims(runs: Sequence[Run]) -> list[Claim]:

@@ -75,6 +75,8 @@ def check(runs: Sequence[Run]) -> None:
     if len({run.group for run in runs}) > 1:
         raise UsageError("findings are of one configuration and its seeds; give the runs of one arm (Runs.arms)")
     for run in runs:
+        if run.mixed:
+            raise UsageError(f"{run.path}: {run.mixed}; nothing can be said of what this run did")
         if not run.complete or run.kind != "policy":
             raise UsageError(
                 f"{run.path}: is {run.kind}, {run.state}; findings need a finished policy with an evaluation"

@@ -9,180 +9,20 @@ load_run("outputs/runs/x").config    # one run
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from dpo.config import identity
-from dpo.errors import UsageError, first_line
+from dpo.errors import UsageError
 from dpo.records import RunDir, find_runs
-from dpo.results import measures
 from dpo.results.arms import Arm, arms, axes, varied
-from dpo.results.reading import (
-    flatten,
-    is_comparison,
-    is_json_object,
-    is_metric_row,
-    is_sample,
-    natural,
-    read_config,
-    read_file,
-    read_rows,
-)
+from dpo.results.one_run import Run as Run
+from dpo.results.reading import is_metric_row, natural, read_config, read_file, read_rows
 
 FILES = ("provenance", "summary", "audit")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run directory, read. `rows` are the rows of metrics.jsonl, `notes` what could not be read, in words."""
-
-    path: Path
-    status: dict[str, Any]
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-    summary: dict[str, Any]
-    audit: dict[str, Any]
-    rows: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The directory's name."""
-        return self.path.name
-
-    @cached_property
-    def id(self) -> str:
-        """The identity that ends the directory's name; of a renamed directory, computed from its configuration."""
-        found = re.search(r"(?:^|-)([0-9a-f]{8})$", self.name)
-        return found[1] if found else identity(self.config)
-
-    @property
-    def state(self) -> str:
-        """pending, running, done or failed, as status.json says; unreadable where it cannot be read."""
-        return str(self.status.get("state", "unreadable"))
-
-    @property
-    def error(self) -> str:
-        """What a failed run failed with, in a line."""
-        return str(self.status.get("error", ""))
-
-    @property
-    def kind(self) -> str:
-        """policy, or reward for a reward model."""
-        return str(self.provenance.get("kind", "policy"))
-
-    @property
-    def complete(self) -> bool:
-        """Whether the run is done, with a configuration and evaluations that could be read."""
-        return self.state == "done" and bool(self.config) and bool(self.last)
-
-    @property
-    def seed(self) -> Any:
-        """The run's seed; None where its configuration could not be read."""
-        return self.config.get("seed")
-
-    @property
-    def sweep(self) -> str:
-        """The folder that the run lies in."""
-        return self.path.parent.name
-
-    @cached_property
-    def group(self) -> str:
-        """Hash of every setting that can change a result but the seed: equal for the seeds of one arm."""
-        return identity(self.config | {"seed": None})
-
-    @cached_property
-    def flat(self) -> dict[str, Any]:
-        """The configuration with dotted keys; lists as JSON text."""
-        return dict(flatten(self.config))
-
-    @property
-    def own_score(self) -> bool:
-        """Whether rewards are a score of the policy's own (a loss without a reference) or of a reward model."""
-        return self.kind == "reward" or bool(self.provenance.get("loss", {}).get("own_score", measures.guess(self)))
-
-    def steps(self) -> pd.DataFrame:
-        """A row per optimizer step and per evaluation, as logged: kind, step, and the keys of docs/metrics.md."""
-        return pd.DataFrame([{"kind": row["kind"], "step": row["step"]} | row for row in self.rows])
-
-    def evaluations(self) -> pd.DataFrame:
-        """The evaluation rows alone, in order."""
-        return pd.DataFrame(self._evaluations)
-
-    @cached_property
-    def _evaluations(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows if row["kind"] == "eval"]
-
-    @property
-    def first(self) -> dict[str, Any]:
-        """The first evaluation's row, {} where there is none."""
-        return self._evaluations[0] if self._evaluations else {}
-
-    @property
-    def last(self) -> dict[str, Any]:
-        """The last evaluation's row, {} where there is none."""
-        return self._evaluations[-1] if self._evaluations else {}
-
-    def pairs(self, step: int | None = None) -> pd.DataFrame:
-        """A row per evaluation pair at `step`, by default at the last evaluation, with the columns of `measures.add`.
-
-        Raises UsageError for a step without a table. Each table is read once; change a copy, not what this returns.
-        """
-        directory = RunDir(self.path)
-        logged = {row["step"]: row for row in self._evaluations}
-        steps = [k for k in directory.saved_steps() if k in logged]
-        step = steps[-1] if step is None and steps else step
-        if step not in steps:
-            there = ", ".join(map(str, steps)) or "none"
-            raise UsageError(f"{self.path}: no table of pairs at step {step}; there are: {there}")
-        if step not in self._tables:
-            start = read_pairs(directory, steps[0]) if steps[0] == 0 else None
-            tie = logged[step].get("eval/tie", 1e-6)
-            self._tables[step] = measures.add(read_pairs(directory, step), tie, self.own_score, start)
-        return self._tables[step]
-
-    @cached_property
-    def _tables(self) -> dict[int, pd.DataFrame]:
-        return {}
-
-    def samples(self) -> pd.DataFrame:
-        """This run's answers: step, decoding, prompt, completion, tokens, ended; is_json; `draw` counts those
-        of one prompt. Read once, like `pairs`."""
-        return self._samples
-
-    @cached_property
-    def _samples(self) -> pd.DataFrame:
-        frame = pd.DataFrame(read_rows(RunDir(self.path).samples, is_sample)[0])
-        if len(frame):
-            frame["draw"] = frame.groupby(["step", "decoding", "prompt"]).cumcount()
-            frame["is_json"] = [is_json_object(text) for text in frame["completion"]]
-        return frame
-
-    def compare(self) -> pd.DataFrame:
-        """Base, SFT and DPO answers to the same prompts."""
-        return pd.DataFrame(read_rows(RunDir(self.path).compare, is_comparison)[0])
-
-    def row(self) -> dict[str, Any]:
-        """The run as a row of `Runs.runs`."""
-        facts: dict[str, Any] = {
-            "run": self.name,
-            "id": self.id,
-            "path": str(self.path),
-            "state": self.state,
-            "error": self.error,
-        }
-        facts |= {"kind": self.kind, "sweep": self.sweep, "group": self.group, "seed": self.seed}
-        facts |= {"notes": "; ".join(self.notes), "step": self.last.get("step")}
-        facts |= {f"flag/{name}": value for name, value in self.summary.get("flags", {}).items()}
-        facts |= {k: v for k, v in self.last.items() if k.startswith("eval/")}
-        facts |= {f"start/{k}": v for k, v in self.first.items() if k.startswith("eval/")}
-        return facts | {f"config.{key}": value for key, value in self.flat.items()}
 
 
 @dataclass(frozen=True)
@@ -319,12 +159,3 @@ def jobs_without_run(folder: Path, kept: Mapping[str, Run]) -> Iterator[tuple[st
         for job in (read_file(path, said) or {}).get("jobs", []):
             if job["id"] not in kept:
                 yield path.parent.name, job["name"], job["id"]
-
-
-def read_pairs(directory: RunDir, step: int) -> pd.DataFrame:
-    """A per-pair table; UsageError where its file is broken."""
-    try:
-        frame: pd.DataFrame = directory.pair_frame(step)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{directory.pairs(step)}: cannot be read ({first_line(error)})") from error
-    return frame

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -88,7 +88,11 @@ def longer_wins(runs: Sequence[Run]) -> Estimate | None:
     part = runs[0].audit.get("train", {})
     if not part.get("pairs") or "longer_wins" not in part:
         return None
-    return stats.wilson(part["longer_wins"] * part["pairs"], part["pairs"], of="pairs")
+    found = stats.wilson(part["longer_wins"] * part["pairs"], part["pairs"], of="pairs")
+    if "longer_wins_interval" not in part:
+        return found
+    low, high = part["longer_wins_interval"]  # which knows the prompts that pairs share
+    return replace(found, low=low, high=high)
 
 
 def favours_length(runs: Sequence[Run]) -> bool:

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dpo.pair_tables import other_pair
+
 if TYPE_CHECKING:
     from dpo.results.frames import Run
 
@@ -46,7 +48,7 @@ def add(pairs: pd.DataFrame, tie: float, own_score: bool, start: pd.DataFrame | 
     frame["length_difference"] = difference
     frame["length_class"] = [CLASSES[1 - int(sign)] for sign in np.sign(difference)]
     frame["balanced"] = balanced(difference.to_numpy())
-    if start is not None and "chosen_logp" in frame and list(start["id"]) == list(frame["id"]):
+    if start is not None and "chosen_logp" in frame and other_pair(start, frame) is None:
         for side in ("chosen", "rejected"):
             frame[f"{side}_change"] = frame[f"{side}_logp"].to_numpy() - start[f"{side}_logp"].to_numpy()
     if "prompt" not in frame:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dpo.records import Damaged, read_object
+import pandas as pd
+
+from dpo.errors import UsageError
+from dpo.pair_tables import other_pair
+from dpo.records import Damaged, RunDir, read_object
 
 
 def natural(text: str) -> list[Any]:
@@ -125,3 +129,26 @@ def is_json_object(text: str) -> bool:
         return isinstance(json.loads(text), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def read_pairs(directory: RunDir, step: int) -> pd.DataFrame:
+    """A per-pair table; UsageError where its file is broken."""
+    try:
+        frame: pd.DataFrame = directory.pair_frame(step)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{directory.pairs(step)}: cannot be read ({first_line(error)})") from error
+    return frame
+
+
+def mixed(directory: RunDir, logged: Sequence[int]) -> str:
+    """In words, the first pair that the first and the last of the logged evaluations hold under one id with different
+    texts; "" where they hold the same pairs, or cannot be read."""
+    steps = [k for k in directory.saved_steps() if k in logged]
+    if len(steps) < 2:
+        return ""
+    try:
+        first, last = (read_pairs(directory, k) for k in (steps[0], steps[-1]))
+    except UsageError:
+        return ""  # said where the table is needed
+    pair = other_pair(first, last)
+    return f"pair {pair} is another one at step {steps[-1]} than at step {steps[0]}: the data changed" if pair else ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def value(run: Run, metric: str) -> float | None:
 
 
 def over_seeds(arm: Arm, metric: str, reason: str = "") -> Cell:
-    """The mean over an arm's runs with Student's interval; blank with its reason, or where no run has the metric."""
+    """The mean over an arm's runs with its interval; blank with its reason, or where no run has the metric."""
     if reason:
         return Cell(None, ids(arm.runs), reason)
     held = [run for run in arm.runs if value(run, metric) is not None]
@@ -57,9 +58,22 @@ def over_seeds(arm: Arm, metric: str, reason: str = "") -> Cell:
     without = [run.id for run in arm.runs if run not in held]
     note = f"no value in {', '.join(without)}" if without else ""
     e = stats.mean(value(run, metric) or 0.0 for run in held)
-    if e.missing == stats.EQUAL and (other := over_pairs.estimate(tables(held), metric)):
-        return Cell(other, ids(held), "; ".join(part for part in (note, SAME) if part))
-    return Cell(e, ids(held), note)
+    return with_pairs(e, lambda: over_pairs.estimate(tables(held), metric), Cell(e, ids(held), note))
+
+
+def with_pairs(over_seeds: Estimate, from_rows: Callable[[], Estimate | None], cell: Cell) -> Cell:
+    """The cell with the estimate over seeds and pairs in place of the one over seeds: for two seeds or more, where the
+    runs have tables of pairs and these hold what was logged."""
+    if over_seeds.n < 2:
+        return cell
+    try:
+        e = from_rows()
+    except UsageError:  # a run without a table of pairs
+        return cell
+    if e is None or not math.isclose(e.value, over_seeds.value, rel_tol=1e-6, abs_tol=1e-9):
+        return cell
+    said = (cell.note, SAME if over_seeds.missing == stats.EQUAL else "")
+    return replace(cell, content=e, note="; ".join(part for part in said if part))
 
 
 def arm_cells(arm: Arm) -> tuple[Cell, ...]:
@@ -96,21 +110,21 @@ def missing_seeds(arms: Sequence[Arm]) -> tuple[str, ...]:
 
 def by_arm(runs: Runs, keys: str | Sequence[str] = (), metrics: Sequence[str] = DEFAULT) -> Table:
     """A row per arm, ordered by `keys` (dotted, such as beta.value): the mean over seeds of each metric of the last
-    evaluation, with Student's interval and n. Whatever else varies is an axis too: no row mixes settings.
+    evaluation, with its interval and n. Whatever else varies is an axis too: no row mixes settings.
     """
     arms = ready(runs, [keys] if isinstance(keys, str) else keys)
     blank = blank_columns(runs.done)
     rows = [(*arm_cells(arm), *(over_seeds(arm, m, blank.get(m, "")) for m in metrics)) for arm in arms]
     notes = [f"{label(m)} is blank: {blank[m]}." for m in metrics if m in blank]
-    caption = "Last evaluation of each run: mean over seeds, 95 % interval (Student's t over seeds; over pairs where "
-    caption += "every seed has the same value)."
+    caption = "Last evaluation of each run: mean over seeds, 95 % interval (over seeds and evaluation pairs at once "
+    caption += "for means and shares of pairs, else Student's t over seeds)."
     columns = (*arm_columns(arms), *map(label, metrics))
     return Table("by-arm", caption, columns, tuple(rows), (*notes, *missing_seeds(arms)))
 
 
 def differences(runs: Runs, key: str, baseline: Any = None, metrics: Sequence[str] = DEFAULT) -> Table:
     """Each arm against the one with the value `baseline` of `key` (by default the first) and the same other settings:
-    paired by seed where they share seeds, else Welch's; Holm's correction over the whole table.
+    paired by seed (and pair) where they share seeds, else Welch's; Holm's correction over the whole table.
     """
     arms, key = ready(runs, [key]), key.removeprefix("config.")
     first = arms[0].values[key] if baseline is None else baseline
@@ -126,7 +140,7 @@ def differences(runs: Runs, key: str, baseline: Any = None, metrics: Sequence[st
     for (arm, _), row in zip(pairs, cells, strict=True):
         fixed = [Cell(next(corrected), c.runs, c.note, True) if isinstance(c.content, Estimate) else c for c in row]
         rows.append((*arm_cells(arm), *fixed))
-    caption = f"Difference from {title(key)} {shown(first)}, paired by seed, with 95 % intervals"
+    caption = f"Difference from {title(key)} {shown(first)}, paired by seed and evaluation pair, with 95 % intervals"
     caption += "; a difference is shown where its interval leaves out 0 and its p-value, after Holm, is below 0.05."
     notes = tuple(f"{label(m)} is blank: {blank[m]}." for m in metrics if m in blank)
     columns = (*arm_columns(arms), *map(label, metrics))
@@ -155,17 +169,15 @@ def difference(arm: Arm, base: Arm, metric: str, reason: str = "") -> Cell:
         return Cell(stats.unpaired(ours.values(), theirs.values()), of, "no seed in common", True)
     both = [[run for s, run in a.by_seed.items() if s in ours and s in theirs] for a in (arm, base)]
     note = f"left out, without a partner: seed {', '.join(alone)}" if alone else ""
-    if estimate.missing == stats.EQUAL and (other := over_pairs.difference(both[0], both[1], metric)):
-        estimate, note = other, "; ".join(part for part in (note, SAME) if part)
-    return Cell(estimate, ids([*both[0], *both[1]]), note, True)
+    cell = Cell(estimate, ids([*both[0], *both[1]]), note, True)
+    return with_pairs(estimate, lambda: over_pairs.difference(both[0], both[1], metric), cell)
 
 
 def length_table(runs: Runs, keys: str | Sequence[str] = ()) -> Table:
     """How much of each arm's accuracy is length: accuracy beside the longer-wins rule, by length class and on the
     length-balanced subset, the truncated share of each side, and the slope of margin on length difference.
 
-    Accuracies and slope are means over seeds of each pair; the interval is the wider of the one over pairs, clustered
-    by prompt, and the one over seeds.
+    Accuracies and slope are means over seeds of each pair; the interval is over seeds and prompts at once.
     """
     arms = ready(runs, [keys] if isinstance(keys, str) else keys)
     blank = blank_columns(runs.done)
@@ -192,8 +204,7 @@ def length_table(runs: Runs, keys: str | Sequence[str] = ()) -> Table:
         rows.append((*arm_cells(arm), *accuracy, *cut, *slopes))
     caption = (
         "Accuracy on the evaluation pairs beside the rule that the longer answer wins, and how the margin grows with "
-        "the length difference (chosen - rejected tokens). 95 % intervals: the wider of the one over pairs, clustered "
-        "by prompt, and the one over seeds."
+        "the length difference (chosen - rejected tokens). 95 % intervals: over seeds and prompts at once."
     )
     return Table("length", caption, (*arm_columns(arms), *columns), tuple(rows), missing_seeds(arms))
 
@@ -256,7 +267,12 @@ def failed_table(runs: Runs) -> Table:
     """Runs that did not finish and jobs that have not begun, with the reason; they count in no other table."""
     rows = []
     for run in runs.unfinished:
-        why = run.error or "; ".join(run.notes) or ("no evaluation" if run.state == "done" else "not finished")
+        why = (
+            run.error
+            or "; ".join(run.notes)
+            or run.mixed
+            or ("no evaluation" if run.state == "done" else "not finished")
+        )
         rows.append(tuple(Cell(text, (run.id,)) for text in (run.id, run.name, run.state, run.last.get("step"), why)))
     for sweep, name, run_id in runs.pending:
         rows.append(

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from dpo.data.pair import Pair
-from dpo.data.probe import format_features, probe, wilson, word_features
+from dpo.data.probe import format_features, probe, share_interval, word_features
 
 
 def pairs(n: int, chosen, rejected) -> list[Pair]:
@@ -88,8 +88,10 @@ def test_words_are_compared_without_case() -> None:
     assert word_features("Yes, YES") == {"word 'yes'", "word ','"}
 
 
-def test_wilson_intervals_are_those_of_the_formula() -> None:
-    """5 of 10: centre 1/2, half width 1.96 sqrt(0.025 + 0.0096 x ...) / (1 + ...), which is 0.2634."""
-    low, high = wilson(0.5, 10)
-    assert (low, high) == (pytest.approx(0.2366, abs=1e-4), pytest.approx(0.7634, abs=1e-4))
-    assert wilson(0.0, 0) == [0.0, 1.0]
+def test_intervals_are_wilson_s_and_count_prompts() -> None:
+    """5 of 10: 0.2366 to 0.7634; two prompts of five pairs each are worth less."""
+    hits = [1.0, 0.0] * 5
+    assert share_interval(hits, range(10)) == pytest.approx([0.2366, 0.7634], abs=1e-4)
+    low, high = share_interval(hits, [i % 2 for i in range(10)])
+    assert low < 0.05 and high > 0.95
+    assert share_interval([], []) == [0.0, 1.0]

@@ -12,8 +12,10 @@ from dpo.errors import UsageError
 from dpo.evaluate import length
 from dpo.metrics import PairRows
 from dpo.results.comparable import blank_columns, comparable, comparable_groups, require_comparable, scale_of
+from dpo.results.findings import findings
 from dpo.results.frames import load, load_run
 from dpo.results.measures import balanced
+from dpo.results.tables import failed_table
 from tests.results.toy_runs import MEAN, OWN, sweep_file, write_run
 
 
@@ -301,3 +303,20 @@ def test_results_need_neither_torch_nor_hydra_nor_wandb() -> None:
     code = f"import sys\nfrom dpo.results import {rooms}\nprint([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_that_went_on_with_other_texts_counts_in_no_table(tmp_path) -> None:
+    """Under the same pair ids: by the hash of the text, and in older tables by the lengths of the answers."""
+    for name, column in (("text", "text"), ("lengths", "chosen_tokens")):
+        made = write_run(tmp_path / name)
+        assert load_run(made.path).complete
+        for step, end in ((0, 7.0), (4, 8.0)):
+            table = made.read_pairs(step)
+            made.write_pairs(
+                step, table | {column: [*([5.0] * 39), end] if column != "text" else ["a"] * 39 + [f"{end}"]}
+            )
+        runs = load(tmp_path / name)
+        assert not runs.done and "pair pair-39 is another one at step 4 than at step 0" in runs.all[0].mixed
+        assert "the data changed" in failed_table(runs).rows[0][-1].text
+        with pytest.raises(UsageError, match="the data changed; nothing can be said of what this run did"):
+            findings(runs.all)

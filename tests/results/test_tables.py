@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 from dpo.errors import UsageError
 from dpo.results.estimate import Estimate
 from dpo.results.frames import load
-from dpo.results.stats import EQUAL
+from dpo.results.stats import EQUAL, clustered_mean, clustered_share
 from dpo.results.tables import (
     Cell,
     Table,
@@ -53,8 +53,27 @@ def cells(table: Table, column: str) -> list[Cell]:
     return [row[table.columns.index(column)] for row in table.rows]
 
 
-@pytest.mark.parametrize("metric", ["rewards/margins", "logratios/margins", "kl", "samples/length", "displacement"])
-def test_a_cell_is_the_mean_over_seeds_with_student_s_interval(sweep, tmp_path, metric: str) -> None:
+def test_a_cell_is_the_mean_over_seeds_and_pairs(sweep, tmp_path) -> None:
+    """Recomputed from metrics.jsonl and the pair rows; without those, or where they hold another value, over seeds."""
+    table = by_arm(load(tmp_path), "beta.value", ["logratios/margins", "displacement"])
+    columns = {"d": lambda f: (f.chosen_logp - f.chosen_ref_logp) - (f.rejected_logp - f.rejected_ref_logp)}
+    columns["displaced"] = lambda f: (f.chosen_logp < f.chosen_ref_logp).astype(float)
+    for row, beta in zip(table.rows, (0.1, 0.5), strict=True):
+        frames = [pd.read_parquet(sweep[beta, seed].pairs(4)) for seed in range(3)]
+        for cell, (name, read) in zip(row[2:], columns.items(), strict=True):
+            values = np.stack([read(f) for f in frames])
+            e = (clustered_share if name == "displaced" else clustered_mean)(values, frames[0].prompt.tolist())
+            assert (cell.content.value, cell.content.interval) == (pytest.approx(e.value), pytest.approx(e.interval))
+            assert cell.content.n == 40 and "3 seeds and 40 prompts" in cell.text
+    logs = [logged(sweep[0.1, seed], "eval/logratios/margins") for seed in range(3)]
+    for path in (sweep[0.1, seed].pairs(4) for seed in range(3)):
+        path.unlink()
+    bare = by_arm(load(tmp_path), "beta.value", ["logratios/margins"]).rows[0][-1].content
+    assert (bare.value, bare.low, bare.high) == pytest.approx(student(logs)) and bare.n == 3
+
+
+@pytest.mark.parametrize("metric", ["kl", "samples/length"])
+def test_a_cell_without_rows_is_the_mean_over_seeds_with_student_s_interval(sweep, tmp_path, metric: str) -> None:
     """Recomputed from metrics.jsonl; the runs behind it are the arm's."""
     table = by_arm(load(tmp_path), "beta.value", [metric])
     for (cell,), beta in zip([row[2:] for row in table.rows], (0.1, 0.5), strict=True):
@@ -70,8 +89,9 @@ def test_a_difference_is_paired_by_seed(sweep, tmp_path) -> None:
     (row,) = table.rows
     for cell, metric in zip(row[2:], ("logratios/margins", "kl", "rewards/accuracies"), strict=True):
         changes = [logged(sweep[0.5, s], f"eval/{metric}") - logged(sweep[0.1, s], f"eval/{metric}") for s in range(3)]
-        if np.ptp(changes) > 1e-12:
-            assert (cell.content.value, cell.content.low, cell.content.high) == pytest.approx(student(changes))
+        assert cell.content.value == pytest.approx(np.mean(changes))
+        if metric == "kl":
+            assert (cell.content.low, cell.content.high) == pytest.approx(student(changes)[1:])
         assert len(cell.runs) == 6 and cell.content.family == 3
     assert row[3].content.verdict == "no difference shown" and "no difference shown" in row[3].html()
     assert row[2].content.shown and "no difference" not in row[2].text

@@ -55,8 +55,8 @@ def forest(runs: Runs) -> Figure:
             panels.append(Panel(label(metric), drawing(found, arms)))
     base = shown(baseline(runs))
     caption = (
-        f"Difference from {base}, paired by seed, with 95 % intervals (Student's t over seeds); the same numbers as in "
-        "the table of differences. Filled: shown, also after Holm's correction over that table; hollow: no "
+        f"Difference from {base}, paired by seed and evaluation pair, with 95 % intervals; the same numbers as in the "
+        "table of differences. Filled: shown, also after Holm's correction over that table; hollow: no "
         f"difference shown.{left_out(compared)}"
     )
     height = max(1.9, 0.24 * len(arms) + 0.9)

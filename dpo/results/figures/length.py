@@ -83,8 +83,8 @@ def accuracy_by_length(runs: Runs) -> Figure:
         axis.grid(axis="x", visible=False)
 
     caption = (
-        "Share of held-out pairs whose chosen answer is preferred, with 95 % intervals: the wider of the one over "
-        "pairs (those of one prompt together) and the one over seeds. Dashed: the accuracy of a rule that always takes "
+        "Share of held-out pairs whose chosen answer is preferred, with 95 % intervals, over seeds and pairs "
+        "at once (pairs of one prompt together). Dashed: the accuracy of a rule that always takes "
         "the longer answer, to be read beside every accuracy. A model that learnt length is right where the chosen "
         "answer is longer and wrong where it is shorter."
     )
@@ -111,9 +111,9 @@ def margin_on_length(runs: Runs) -> Figure:
     left = f" The first {MOST} of {len(arms)} arms are drawn." if len(arms) > MOST else ""
     caption = (
         f"A point is a held-out pair ({unit}, averaged over seeds); the line is least squares, with its slope per "
-        "token and its 95 % interval (the wider of the one over pairs and the one over seeds). A slope is no proof of "
-        "a length bias: longer answers may be better. What a bias does is told by the balanced subset and by sampled "
-        f"lengths.{left}"
+        "token and its 95 % interval (over seeds and pairs at once, pairs of one prompt together). A slope is no proof "
+        "of a length bias: longer answers may be better. What a bias does is told by the balanced subset and by "
+        f"sampled lengths.{left}"
     )
     frame = pd.concat([table.assign(arm=label) for label, (_, table) in drawn.items()])
     title = "Margin over length difference"
