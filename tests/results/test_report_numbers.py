@@ -33,6 +33,7 @@ class Raw:
         self.rows = rows
         self.last = [row for row in rows if row["kind"] == "eval"][-1]
         self.pairs = {k: np.array(v) for k, v in RunDir(path).read_pairs(self.last["step"]).items()}
+        self.start = {k: np.array(v) for k, v in RunDir(path).read_pairs(0).items()}
         self.config = (path / "run.yaml").read_text()
         self.beta = float(re.search(r"beta:\n  _target_: [\w.]+\n  value: (\S+)", self.config)[1])
         self.seed = int(re.search(r"^seed: (\d+)", self.config, re.M)[1])
@@ -44,6 +45,16 @@ class Raw:
         d = (p["chosen_logp"] - p["chosen_ref_logp"]) - (p["rejected_logp"] - p["rejected_ref_logp"])
         size = sum(np.abs(p[n]) for n in ("chosen_logp", "chosen_ref_logp", "rejected_logp", "rejected_ref_logp"))
         return np.where(np.abs(d) <= self.last["eval/tie"] * size, 0.5, (d > 0).astype(float))
+
+    @property
+    def c(self) -> np.ndarray:
+        """Log-ratio of each chosen answer."""
+        return self.pairs["chosen_logp"] - self.pairs["chosen_ref_logp"]
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What its rounding is relative to."""
+        return np.abs(self.pairs["chosen_logp"]) + np.abs(self.pairs["chosen_ref_logp"])
 
     @property
     def margin(self) -> np.ndarray:
@@ -71,13 +82,38 @@ def interval(values: list[float]) -> tuple[float, float, float]:
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
+def crossed(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95 % interval of (seeds, pairs) values over both: a variance part of each, their noise once."""
+    seeds, pairs = values.shape
+    over_seeds, over_pairs = values.mean(1).var(ddof=1) / seeds, values.mean(0).var(ddof=1) / pairs
+    noise = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
+    cells = np.square(noise).sum() / ((seeds - 1) * (pairs - 1)) / values.size
+    (few, f_few), (many, f_many) = sorted(((over_seeds, seeds - 1), (over_pairs, pairs - 1)), key=lambda part: part[1])
+    many = max(many - cells, 0)
+    freedom = (few + many) ** 2 / (few**2 / f_few + many**2 / f_many)
+    half = max(student.ppf(0.975, f_few) * few**0.5, student.ppf(0.975, freedom) * (few + many) ** 0.5)
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+ROWS = {
+    "eval/logratios/margins": lambda run: run.c - (run.pairs["rejected_logp"] - run.pairs["rejected_ref_logp"]),
+    "eval/rewards/margins": lambda run: run.margin,
+    "eval/rewards/accuracies": lambda run: run.win,
+    "eval/displacement": lambda run: (run.c < -run.last["eval/tie"] * run.scale).astype(float),
+    "eval/logps/chosen_change": lambda run: run.pairs["chosen_logp"] - run.start["chosen_logp"],
+}
+"""Metrics that are means over pairs, pair by pair; every pair has a prompt of its own."""
+SHARES = ("eval/rewards/accuracies", "eval/displacement")
+
+
 def over_arm(runs: list[Raw], key: str) -> tuple[float, float, float]:
-    """Student's interval over seeds; where every seed has the same share, Wilson's over pairs, which are 15."""
-    values = [run.last[key] for run in runs]
-    if values[0] != values[1]:
-        return interval(values)
-    assert key in ("eval/rewards/accuracies", "eval/displacement"), key
-    share = stats.wilson(values[0] * 15, 15)
+    """The interval over seeds and pairs of what has rows, Wilson's for shares; Student's over seeds of the rest."""
+    if key not in ROWS:
+        return interval([run.last[key] for run in runs])
+    values = np.stack([ROWS[key](run) for run in runs])
+    if key not in SHARES:
+        return crossed(values)
+    share = stats.clustered_share(values, range(values.shape[1]))
     return share.value, share.low, share.high
 
 
@@ -93,7 +129,7 @@ METRICS = {
 
 
 def test_the_table_of_arms_is_recomputed_from_metrics_jsonl(page: Path, raw: dict[float, list[Raw]]) -> None:
-    """Mean over seeds and Student's interval of every column."""
+    """Mean and interval of every column."""
     rows = tables(page)["by-arm"]
     assert [float(row["beta"]) for row in rows] == [0.1, 0.5]
     for row in rows:
@@ -101,17 +137,22 @@ def test_the_table_of_arms_is_recomputed_from_metrics_jsonl(page: Path, raw: dic
             check(row[column], *over_arm(raw[float(row["beta"])], key))
 
 
-def test_the_differences_are_recomputed_pair_by_seed(page: Path, raw: dict[float, list[Raw]]) -> None:
-    """beta 0.5 minus 0.1 of each seed, Student's interval of the two; where they agree, over pairs, or none."""
+def test_the_differences_are_recomputed_by_seed_and_pair(page: Path, raw: dict[float, list[Raw]]) -> None:
+    """beta 0.5 minus 0.1 of each seed and pair; Student's interval of the two seeds where there are no rows."""
     (row,) = tables(page)["differences"]
     for column, key in METRICS.items():
-        low, high = ({run.seed: run.last[key] for run in raw[beta]} for beta in (0.1, 0.5))
-        apart = [high[seed] - low[seed] for seed in low]
-        if np.ptp(apart) > 1e-12:
+        low, high = ({run.seed: run for run in raw[beta]} for beta in (0.1, 0.5))
+        apart = [high[seed].last[key] - low[seed].last[key] for seed in low]
+        if key in ROWS:
+            values = np.stack([ROWS[key](high[seed]) - ROWS[key](low[seed]) for seed in low])
+            if np.ptp(values) > 1e-12:
+                check(row[column], *crossed(values))
+                continue
+        elif np.ptp(apart) > 1e-12:
             check(row[column], *interval(apart))
-        else:
-            assert abs(float(row[column].split()[0]) - apart[0]) < 0.005
-            assert " n=15 " in row[column] or "(all equal, no interval)" in row[column]
+            continue
+        assert abs(float(row[column].split()[0]) - apart[0]) < 0.005
+        assert " n=15 " in row[column] or "(all equal, no interval)" in row[column]
 
 
 def test_the_length_table_is_recomputed_from_the_pair_rows(page: Path, raw: dict[float, list[Raw]]) -> None:
