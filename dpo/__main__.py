@@ -16,6 +16,7 @@ from dpo.errors import UsageError
 
 JSON = "print JSON for scripts instead of a table"
 OVERRIDES = "settings as group=option or key=value, such as beta.value=0.3 (see conf/)"
+TRUST = "let Python code run that comes with a model, where the run's settings ask for it (model.trust_remote_code)"
 CHANGED = "with -m or a sweep: set aside runs made by other code or data than there is now, and run them again"
 
 
@@ -55,6 +56,7 @@ def training(verb: Verb) -> None:
         metavar="RUN",
         help="finished run to compare with on its held-out pairs; the first one's settings are taken",
     )
+    sub.add_argument("--trust-remote-code", action="store_true", help=TRUST)
     sub.add_argument("--config-dir", help="folder to take the configuration from, such as a run directory")
     sub.add_argument("--config-name", default="config", help="its name there: `run` for a run directory")
 
@@ -65,6 +67,7 @@ def training(verb: Verb) -> None:
         "dpo judge judge=rules_json judge.run=outputs/runs/X, then dpo train dataset=judged dataset.path=<its folder>",
     )
     sub.add_argument("overrides", nargs="*", help=OVERRIDES)
+    sub.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
 
 def data_and_runs(verb: Verb) -> None:
@@ -100,11 +103,13 @@ def data_and_runs(verb: Verb) -> None:
     sub.add_argument("--set", action="append", default=[], metavar="loss.KEY=VALUE", help="a setting of --loss")
     sub.add_argument("--step", type=int, help="the run's evaluation at this step instead of its last")
     sub.add_argument("--out", help="write a row per pair to this .jsonl file")
+    sub.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     sub = verb("compare", verbs.compare, "Base, SFT and DPO answers side by side.", "dpo compare outputs/runs/X")
     sub.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     sub.add_argument("--prompt", help="answer this prompt instead of the recorded ones")
     sub.add_argument("--json", action="store_true", help=JSON)
+    sub.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
     sub = verb(
         "reproduce",
@@ -114,6 +119,7 @@ def data_and_runs(verb: Verb) -> None:
     )
     sub.add_argument("run", help="run directory")
     sub.add_argument("--into", help="output root of the repetition (default: a temporary folder)")
+    sub.add_argument("--trust-remote-code", action="store_true", help=TRUST)
 
 
 def results(verb: Verb) -> None:
@@ -195,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.prepare_streams()
     try:
         args = parse(arguments)
+        if getattr(args, "trust_remote_code", False):
+            verbs.trust()
         return int(args.action(args))
     except UsageError as error:
         terminal.fault(error)

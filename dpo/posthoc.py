@@ -15,6 +15,7 @@ from dpo.evaluate.evaluator import describe_pairs
 from dpo.logps import PairLogps
 from dpo.losses.base import Loss
 from dpo.metrics import PairRows
+from dpo.past import at_home
 from dpo.records import RunDir
 
 HELD = frozenset({"reference", "token_mean"})
@@ -64,7 +65,8 @@ def choose(run: RunDir, loss: str | None, beta: float | None, settings: list[str
         plain["beta"] = {"_target_": "dpo.beta.Fixed", "value": plain["loss"]["usual_beta"]}
     if beta is not None:
         plain["beta"] = {"_target_": "dpo.beta.Fixed", "value": beta}
-    return parse(plain)
+    with at_home(run):
+        return parse(plain)
 
 
 def evaluation(run: RunDir, step: int | None) -> tuple[int, list[str], PairRows, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -47,3 +48,9 @@ def bar(items: Iterable[Any] | None, title: str, unit: str, **options: Any) -> A
 def say(text: str) -> None:
     """A line above any bar."""
     tqdm.write(terminal.line(text), file=REMARKS)
+
+
+@functools.cache
+def remark(text: str) -> None:
+    """A note, said once in a process."""
+    say(f"note: {text}")

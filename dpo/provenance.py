@@ -58,6 +58,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "versions": {name: installed(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
+        "working_directory": str(Path.cwd()),
     }
 
 

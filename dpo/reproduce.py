@@ -7,8 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from dpo import reward
-from dpo.config import parse_file
+from dpo import past, reward
 from dpo.errors import UsageError
 from dpo.records import RunDir
 from dpo.run import run
@@ -17,11 +16,12 @@ from dpo.terminal import remark
 
 def reproduce(path: Path, into: Path | None) -> int:
     """0 where all metric rows but their wall-clock values are equal bit for bit, else 1 and the first that differs."""
-    first = RunDir(path)
+    first = RunDir(path.absolute())
     if first.status()["state"] != "done":
         raise UsageError(f"{path}: no finished run here; only a finished run can be reproduced")
-    with tempfile.TemporaryDirectory() as scratch:
-        config = parse_file(first.config, output_root=str(into or scratch), tracker={"mode": "disabled"})
+    into = into and into.absolute()
+    with tempfile.TemporaryDirectory() as scratch, past.at_home(first):
+        config = past.settings(first, output_root=str(into or scratch), tracker={"mode": "disabled"})
         second, _ = (reward.run if first.kind == "reward" else run)(config)
         pairs = list(zip_longest(rows(first), rows(second)))
     for number, (old, new) in enumerate(pairs, 1):

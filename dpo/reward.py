@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dpo import past
 from dpo import run as runner
 from dpo.accumulate import Work, drive
 from dpo.audit import prepare_run, write_audit
-from dpo.config import Config, identity, parse_file
+from dpo.config import Config, identity
 from dpo.data.batches import collate, micro_batches, step_indices
 from dpo.data.files import read_pairs
 from dpo.data.pair import Pair, check_pairs
@@ -32,7 +33,7 @@ from dpo.evaluate.evaluator import pair_names
 from dpo.gate import ROUNDING, StartError
 from dpo.loop import learning_rate, total_steps
 from dpo.metrics import PairRows, reward_means
-from dpo.models.adapters import train_mode
+from dpo.models.adapters import save, train_mode
 from dpo.models.pretrained import load_tokenizer, weights_hash
 from dpo.models.reward import RewardScorer, trainable, trained, untrained
 from dpo.progress import bar, say
@@ -166,7 +167,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     failed = True
     try:
         train(Arm(config, model, RewardScorer(model), pad_id, Recorder(directory, tracker)), train_pairs, eval_pairs)
-        finish(directory, model, tokenizer, config.train.precision)
+        finish(directory, model, tokenizer, config, start)
         failed = False
     finally:
         tracker.finish(directory.read("summary")["last"] if not failed else {}, failed)
@@ -190,17 +191,17 @@ def train(arm: Arm, train_pairs: Sequence[TokenPair], eval_pairs: Sequence[Token
             arm.evaluate(eval_pairs, step)
 
 
-def finish(directory: RunDir, model: Any, tokenizer: Any, precision: str) -> None:
+def finish(directory: RunDir, model: Any, tokenizer: Any, config: Config, start: str) -> None:
     """The checkpoint, and the summary with its reliability table."""
     unfinished = directory.path / ".checkpoint.new"
     shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
+    save(model, unfinished, start, config.model.revision)
     tokenizer.save_pretrained(unfinished)
     directory.replace_checkpoint(unfinished)
     evaluations = [row for row in directory.rows(directory.metrics) if row["kind"] == "eval"]
     first, last = evaluations[0], evaluations[-1]
     rows = PairRows.read(directory.read_pairs(last["step"]))
-    reliability = calibration.table(rows, ROUNDING[precision])
+    reliability = calibration.table(rows, ROUNDING[config.train.precision])
     result = {"kind": "reward", "steps": last["step"], "flags": {}, "reliability": reliability}
     directory.write("summary", result | {"first": first, "last": last})
 
@@ -219,12 +220,12 @@ def finished_arm(run: RunDir, device: torch.device | None) -> tuple[Arm, Any]:
     """A finished reward model put together again, and its tokenizer; on the run's own kind of device for None."""
     if run.status()["state"] != "done":
         raise UsageError(f"{run.path}: state is {run.status()['state']}; only a finished run can be scored")
-    config = parse_file(run.config)
+    config = past.settings(run)
     device = device or pick_device(config.train.device)
     tokenizer = load_tokenizer(str(run.checkpoint))
-    start, pad_id = run.read("provenance")["start"], tokenizer.pad_token_id
-    model = trained(run.checkpoint, start, config.model, config.adapter, pad_id).to(device)
-    return Arm(config, model, RewardScorer(model), pad_id, Recorder(run, NoTracker())), tokenizer
+    start = past.start_of(run) if config.adapter.shares_start else ""
+    model = trained(run.checkpoint, start, config.model, config.adapter, tokenizer.pad_token_id).to(device)
+    return Arm(config, model, RewardScorer(model), tokenizer.pad_token_id, Recorder(run, NoTracker())), tokenizer
 
 
 def score_texts(arm: Arm, pairs: Sequence[Pair], tokenizer: Any) -> tuple[PairRows, list[str], dict[str, int]]:

@@ -15,6 +15,7 @@ from dpo.config import Config, identity, parse
 from dpo.console import summary
 from dpo.data.judge import JudgedDir
 from dpo.data.judged import Judged
+from dpo.past import TRUSTED
 from dpo.progress import say
 from dpo.records import RunDir, read_json, write_json
 from dpo.results.figures import save_reward_curves
@@ -28,6 +29,7 @@ def rounds(config: Config) -> RunDir:
     name = f"{short_name(config.plain)}-seed{config.seed}-{key(identity(config.plain), rule(config))[:8]}"
     folder = Path(config.output_root) / "rounds" / name
     plain = single(config, name)
+    TRUSTED.set(config.model.trust_remote_code or TRUSTED.get())  # this very command says so, also of its own rounds
     judged: JudgedDir | None = None
     if config.begins_with_answers:
         say("before round 1: the start answers")

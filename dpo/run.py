@@ -24,6 +24,7 @@ from dpo.libraries import import_libraries
 from dpo.logps import Scorer
 from dpo.loop import Trainee, total_steps, train
 from dpo.metrics import PairRows, flags
+from dpo.models.adapters import save
 from dpo.models.liger import kernels_of
 from dpo.models.pretrained import weights_hash
 from dpo.progress import say
@@ -204,7 +205,7 @@ def finish(
     """The finished checkpoint, the answers side by side, and the summary with its flags."""
     unfinished = directory.path / ".checkpoint.new"
     shutil.rmtree(unfinished, ignore_errors=True)
-    trainee.model.save_pretrained(unfinished)
+    save(trainee.model, unfinished, start, config.model.revision)
     trainee.tokenizer.save_pretrained(unfinished)
     directory.replace_checkpoint(unfinished)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from dpo.config import Config, parse_file
+from dpo import past
+from dpo.config import Config
 from dpo.data.files import read_pairs
 from dpo.data.pair import check_pairs
 from dpo.data.tokens import tokenise
@@ -19,7 +20,8 @@ from dpo.evaluate.held_out import evaluate_pairs
 from dpo.evaluate.samples import answer
 from dpo.logps import Scorer
 from dpo.metrics import PairRows, log_ratios, wins
-from dpo.models.pretrained import load_tokenizer
+from dpo.models.pretrained import check_same, load_tokenizer, weights_hash
+from dpo.models.weights import adapted
 from dpo.posthoc import choose, score_rows
 from dpo.records import RunDir
 from dpo.reference import Reference
@@ -34,7 +36,7 @@ def finished(run: RunDir) -> Config:
         raise UsageError(f"{run.path}: state is {state}; only a finished run can be scored or compared")
     if run.kind != "policy":
         raise UsageError(f"{run.path}: holds a {run.kind} model, which has no policy, loss or answers")
-    return parse_file(run.config)
+    return past.settings(run)
 
 
 def load_policy(run: RunDir, config: Config, device: torch.device) -> Any:
@@ -43,28 +45,39 @@ def load_policy(run: RunDir, config: Config, device: torch.device) -> Any:
 
     if not config.adapter.shares_start:
         return load(str(run.checkpoint), config).to(device)
-    from peft import PeftModel
-
-    start = load(run.read("provenance")["start"], config)
-    return PeftModel.from_pretrained(start, str(run.checkpoint)).eval().to(device)
+    place = past.start_of(run)
+    start = load(place, config)
+    check_same("start", weights_hash(start), place, run.read("provenance"), str(run.path))
+    return adapted(start, str(run.checkpoint)).to(device)
 
 
 def score_pairs(
     path: Path, pairs_file: Path, loss: str | None, beta: float | None, settings: list[str]
 ) -> tuple[list[str], PairRows, dict[str, Any]]:
     """(pair ids, rows, metrics) of a pairs file under a finished run; by default with the run's loss and last beta."""
+    run, pairs_file = RunDir(path.absolute()), pairs_file.absolute()
+    found = finished(run)
+    with past.at_home(run):
+        return score_under(run, found, pairs_file, loss, beta, settings)
+
+
+def score_under(
+    run: RunDir, found: Config, pairs_file: Path, loss: str | None, beta: float | None, settings: list[str]
+) -> tuple[list[str], PairRows, dict[str, Any]]:
+    """The same for a run whose own configuration is `found`."""
     from dpo.start import make_reference, pick_device
 
-    run = RunDir(path)
-    finished(run)
-    config = choose(run, loss, beta, settings)
-    device, cache = pick_device(config.train.device), Path(config.cache_root)
+    config = replace(choose(run, loss, beta, settings), model=found.model, reference=found.reference)
+    device, cache = pick_device(config.train.device), Path(found.cache_root)
     pairs = read_pairs(pairs_file)
     check_pairs(pairs, str(pairs_file))
     tokenizer = load_tokenizer(str(run.checkpoint))
     token_pairs, counts = tokenise(pairs, tokenizer, config.train.max_length)
     model = load_policy(run, config, device)
-    reference: Reference = make_reference(config, model, run.read("provenance")["start"], tokenizer, cache, device)
+    start = past.start_of(run) if config.reference_is_start else ""
+    reference: Reference = make_reference(config, model, start, tokenizer, cache, device)
+    place = start or str(config.reference.path or config.reference.embedded)
+    check_same("reference", reference.hash, place, run.read("provenance"), str(run.path))
     budget, precision, pad_id = config.train.token_budget, config.train.precision, tokenizer.pad_token_id
     needs = config.loss.needs | {"reference"}
     stored, _ = reference.known(token_pairs, needs, config.train.max_length, pad_id, budget, cache)
@@ -124,7 +137,7 @@ def answer_prompt(run: RunDir, prompt: str) -> dict[str, str]:
     tokenizer = load_tokenizer(str(run.checkpoint))
     models = {
         "base": lambda: load(config.model.folder(cache), config).to(device),
-        "sft": lambda: load(run.read("provenance")["start"], config).to(device),
+        "sft": lambda: load(past.start_of(run), config).to(device),
         "dpo": lambda: load_policy(run, config, device),
     }
     limit, precision = config.evaluate.max_new_tokens, config.train.precision

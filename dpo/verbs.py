@@ -34,10 +34,18 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def trust() -> None:
+    """Let code run that came with a model: what --trust-remote-code says."""
+    from dpo.past import TRUSTED
+
+    TRUSTED.set(True)
+
+
 def reward(args: argparse.Namespace) -> int:
     """A reward model on a run's pairs, and how far it agrees with policies' implicit rewards."""
-    from dpo.config import load
+    from dpo.config import load, read_plain
     from dpo.console import show_agreement, show_curves
+    from dpo.past import refuse_code
     from dpo.records import RunDir
     from dpo.reward import against, refuse_unread, run
 
@@ -46,6 +54,7 @@ def reward(args: argparse.Namespace) -> int:
     folder, name = args.config_dir, args.config_name
     if policies and folder is None:
         folder, name = str(policies[0].path), "run"
+        refuse_code(read_plain(policies[0].config), policies[0])
     config = load(args.overrides, folder, name)
     directory, finished = run(config)
     if finished:

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from dpo.errors import UsageError, first_line
-
-ROLES = {
-    "qv": (("q_proj", "v_proj"), ("qkv_proj",), ("query_key_value",), ("c_attn",)),
-    "qkvo": (
-        ("q_proj", "k_proj", "v_proj", "o_proj"),
-        ("q_proj", "k_proj", "v_proj", "out_proj"),
-        ("q_proj", "k_proj", "v_proj", "dense"),
-        ("qkv_proj", "o_proj"),
-        ("query_key_value", "dense"),
-        ("c_attn", "attn.c_proj"),
-    ),
-}
-"""Module names of a role in the layouts that models use; fused projections carry q, k and v in one."""
+from dpo.models.targets import blocks_of, targets
+from dpo.models.weights import refuse_unfilled
+from dpo.progress import remark
 
 
 class Adapter:
@@ -67,7 +58,7 @@ class Partial(Adapter):
 class Lora(Adapter):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), or DoRA (arXiv:2402.09353) with `dora`.
 
-    target  a role (qv, qkvo, all_linear) or module names, comma-separated
+    target  a role (qv, qkvo, all_linear) or names of modules or of experts' weights, comma-separated
     layers  "all", or "last_half" for the later half of the blocks
     """
 
@@ -91,16 +82,19 @@ class Lora(Adapter):
     def attach(self, model: Any, seed: int) -> Any:
         from peft import LoraConfig, get_peft_model
 
-        depth = len(blocks_of(model))
-        chosen_layers = list(range(depth // 2, depth)) if self.layers == "last_half" else None
+        plain = not self.dropout and not self.dora
+        chosen = targets(model, self.target, self.layers == "last_half", plain)
+        for text in chosen.remarks:
+            remark(text)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             config = LoraConfig(
                 r=self.r,
                 lora_alpha=self.alpha,  # type: ignore[arg-type]
                 lora_dropout=self.dropout,
-                target_modules=self._modules(model),
-                layers_to_transform=chosen_layers,
+                target_modules=chosen.modules,
+                target_parameters=chosen.parameters or None,
+                layers_to_transform=chosen.layers,
                 use_dora=self.dora,
                 # a reward model has no language-model head; peft trains and saves the head it has instead
                 task_type="CAUSAL_LM" if model.get_output_embeddings() is not None else "SEQ_CLS",
@@ -113,31 +107,6 @@ class Lora(Adapter):
     def disabled(self, model: Any) -> AbstractContextManager[Any]:
         return model.disable_adapter()
 
-    def _modules(self, model: nn.Module) -> list[str]:
-        if self.target == "all_linear":
-            from transformers.pytorch_utils import Conv1D
-
-            return sorted(
-                {
-                    name.rsplit(".", 1)[-1]
-                    for block in blocks_of(model)
-                    for name, module in block.named_modules()
-                    if isinstance(module, (nn.Linear, Conv1D))
-                }
-            )
-        names = [name for name, _ in model.named_modules()]
-        if self.target not in ROLES:
-            return [name.strip() for name in self.target.split(",")]
-        for layout in ROLES[self.target]:
-            if all(any(name.endswith(f".{wanted}") for name in names) for wanted in layout):
-                return list(layout)
-        raise UsageError(f"adapter.target={self.target}: unknown layout; name the modules, such as q_proj,v_proj")
-
-
-def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """The list of transformer blocks: the longest ModuleList of the model."""
-    return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
-
 
 def train_mode(model: nn.Module) -> None:
     """Evaluation mode but for the adapters' own dropout: a model's built-in dropout would add noise to log-ratios."""
@@ -147,14 +116,29 @@ def train_mode(model: nn.Module) -> None:
             module.train()
 
 
+def save(model: Any, folder: Path, start: str, revision: str | None) -> None:
+    """Write the trained weights; an adapter's configuration names the very weights that it belongs on."""
+    for config in getattr(model, "peft_config", {}).values():
+        config.base_model_name_or_path = start
+        config.revision = None if Path(start).is_dir() else revision
+    model.save_pretrained(folder)
+
+
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The trained tensors by name, on the CPU."""
     return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def restore(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Put a `trainable_state` back in place."""
-    parameters = dict(model.named_parameters())
+    """Put a `trainable_state` back in place; raises UsageError where it is another model's."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    shapes = [
+        (name, tuple(state[name].shape), tuple(p.shape))
+        for name, p in parameters.items()
+        if name in state and state[name].shape != p.shape
+    ]
+    where, kind = "the checkpoint to resume from", "the weights that this run trains"
+    refuse_unfilled(where, kind, parameters.keys() - state.keys(), state.keys() - parameters.keys(), shapes)
     with torch.no_grad():
         for name, tensor in state.items():
             parameters[name].copy_(tensor)

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
+from dpo.cache import build_once, key
 from dpo.data.ends import with_model_ends
 from dpo.errors import UsageError, check_folder, first_line
+from dpo.models import saved_adapter
 from dpo.models.causal import check_causal
-from dpo.progress import say
+from dpo.models.weights import adapted, fitted, holds_tokenizer
+from dpo.progress import remark, say
+from dpo.whereabouts import absolute
 
 Model = TypeVar("Model")
 
@@ -47,19 +52,39 @@ class Pretrained:
         check_loading(self.dtype, self.attention)
 
     def folder(self, cache: Path) -> str:
-        """Where the weights are: the path itself."""
-        return self.path
+        """Where the weights are: the path itself, absolute if it is a folder; a saved adapter's are merged once.
+
+        What is trained next is trained on the merged weights, so they lie in the cache under a name of their own.
+        """
+        config = saved_adapter.config_of(self.path, self.revision, hub_in_reach(self.path))
+        if config is None:
+            return absolute(self.path)
+        base, revision = saved_adapter.base_of(config)
+        parts = (self.identity(cache), base, listing(base), revision)
+        path = cache.absolute() / "models" / f"merged-{key(*parts)}"
+
+        def merge(unfinished: Path) -> None:
+            how = (self.dtype, self.attention, self.revision, self.trust_remote_code)
+            load_model(self.path, *how).save_pretrained(unfinished)
+            self.tokenizer(cache).save_pretrained(unfinished)
+
+        build_once(path, merge)
+        return str(path)
 
     def identity(self, cache: Path) -> list[str]:
         """What tells these weights from others without reading them: a folder's files by size and time."""
-        folder = Path(self.path).expanduser()
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        stats = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-        return [self.path, str(self.revision), self.dtype, *stats]
+        return [self.path, str(self.revision), self.dtype, *listing(self.path)]
 
     def tokenizer(self, cache: Path) -> Any:
         """The model's tokenizer, ready to use (with a pad token)."""
         return with_template(load_tokenizer(self.path, self.revision, self.trust_remote_code), self.chat_template)
+
+
+def listing(path: str) -> list[str]:
+    """A folder's files by name, size and time; empty for a hub id."""
+    folder = Path(path).expanduser()
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
 
 
 def check_loading(dtype: str, attention: str) -> None:
@@ -74,6 +99,11 @@ def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bo
     """A fast tokenizer with EOS and pad; raises UsageError in one line where the folder has none."""
     from transformers import AutoTokenizer
 
+    config = saved_adapter.config_of(path, revision, hub_in_reach(path))
+    if config is not None and not holds_tokenizer(config.parent):
+        base, base_revision = saved_adapter.base_of(config)
+        remark(f"{path}: the adapter has no tokenizer of its own; its base's is used, from {base}")
+        return load_tokenizer(base, base_revision, trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=not hub_in_reach(path)
@@ -115,21 +145,25 @@ def load_model(
     options = {
         "revision": revision,
         "dtype": DTYPES[dtype],
-        "attn_implementation": attention,
         "trust_remote_code": trust_remote_code,
         "local_files_only": not hub_in_reach(path),
     }
 
     def load(attention: str) -> Any:
-        options["attn_implementation"] = attention
-        if (Path(path) / "adapter_config.json").is_file():
-            from peft import AutoPeftModelForCausalLM
-
-            return AutoPeftModelForCausalLM.from_pretrained(path, **options).merge_and_unload().eval()
-        return AutoModelForCausalLM.from_pretrained(path, **options).eval()
+        return fitted(AutoModelForCausalLM, path, attn_implementation=attention, **options)
 
     try:
-        model = attending(load, path, attention)
+        config = saved_adapter.config_of(path, revision, hub_in_reach(path))
+        if config is None:
+            model = attending(load, path, attention)
+        else:
+            base, base_revision = saved_adapter.base_of(config)
+            model = load_model(base, dtype, attention, base_revision, trust_remote_code)
+            run = saved_adapter.start_of_run(config)
+            if run.get("dtype") == dtype:
+                check_same("start", weights_hash(model), base, run, str(config.parent))
+            with_room(model, config.parent)
+            model = adapted(model, path, revision).merge_and_unload().eval()
     except UsageError:
         raise
     except Exception as error:
@@ -145,6 +179,8 @@ def attending(load: Callable[[str], Model], path: str, attention: str) -> Model:
     """
     try:
         return load(attention)
+    except UsageError:
+        raise
     except (ValueError, ImportError) as error:
         if attention == "eager" or "ttention" not in str(error):
             raise
@@ -153,14 +189,38 @@ def attending(load: Callable[[str], Model], path: str, attention: str) -> Model:
             line = f"model.attention={attention}: cannot be had for {path} ({why}); model.attention=eager always can"
             raise UsageError(line) from error
     model = load("eager")
-    remark(f"note: the model of {path} has no sdpa attention; it is read with model.attention=eager, which is slower")
+    remark(f"the model of {path} has no sdpa attention; it is read with model.attention=eager, which is slower")
     return model
 
 
-@functools.cache
-def remark(note: str) -> None:
-    """Say it once in this process, however often a model is loaded."""
-    say(note)
+def with_room(model: Any, folder: Path) -> None:
+    """Grow a base's embeddings where the adapter's own tokenizer has more tokens, as its training did."""
+    if holds_tokenizer(folder):
+        tokens = len(load_tokenizer(str(folder)))
+        if tokens > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(tokens)
+
+
+def check_same(role: str, now: str, place: str, provenance: dict[str, Any], where: str) -> None:
+    """Raise UsageError where a run's start or reference (`role`), whose hash is `now`, is not the one it was made with.
+
+    Under another transformers, whose configurations may have other keys, it is only a warning.
+    """
+    known = provenance.get(f"{role}_hash")
+    if known in (None, now):
+        return
+    said = f"{where}: its {role} was the weights {known[:16]}, and what lies in {place} now is {now[:16]}"
+    if provenance.get("versions", {}).get("transformers") != transformers_version():
+        say(f"warning: {said}, or another transformers describes it in other words; numbers may not be the run's")
+        return
+    raise UsageError(f"{said}; bring the old weights back, or train again")
+
+
+def transformers_version() -> str:
+    """The installed transformers."""
+    from transformers import __version__
+
+    return str(__version__)
 
 
 @functools.cache
@@ -199,7 +259,7 @@ def base_tensors(model: nn.Module) -> dict[str, Tensor]:
     """State of the model without its adapter, under the names it has without one."""
     state = model.state_dict()
     return {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
+        re.sub(r"(\.base_layer)+(?=\.)", "", name.removeprefix("base_model.model.")): tensor
         for name, tensor in state.items()
         if "lora_" not in name
     }

@@ -17,6 +17,7 @@ from dpo.errors import UsageError, first_line
 from dpo.models.adapters import Adapter
 from dpo.models.pretrained import DTYPES, Pretrained, attending, load_model
 from dpo.models.tiny import Tiny
+from dpo.models.weights import adapted, fitted
 
 HEAD = "score"
 """What transformers calls the head of a decoder's sequence classification form."""
@@ -66,11 +67,10 @@ def trained(checkpoint: Path, start: str, base: Pretrained | Tiny, adapter: Adap
     from transformers import AutoModelForSequenceClassification
 
     if not adapter.shares_start:
-        how = functools.partial(AutoModelForSequenceClassification.from_pretrained, checkpoint, dtype=torch.float32)
-        return attending(lambda attention: how(attn_implementation=attention), str(checkpoint), base.attention).eval()
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(untrained(start, base, pad_id), str(checkpoint)).eval()
+        auto = AutoModelForSequenceClassification
+        how = functools.partial(fitted, auto, str(checkpoint), dtype=torch.float32, local_files_only=True)
+        return attending(lambda attention: how(attn_implementation=attention), str(checkpoint), base.attention)
+    return adapted(untrained(start, base, pad_id), str(checkpoint))
 
 
 def head_of(model: nn.Module) -> nn.Module:

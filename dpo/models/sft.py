@@ -67,7 +67,7 @@ class Sft(Stage):
         identity = (base.identity(cache), asdict(self), content_hash(pairs))
         path = cache / "models" / f"sft-{key(*identity)}"
         build_once(path, lambda unfinished: self._train(base, folder, pairs, tokenizer, device, unfinished))
-        return str(path)
+        return str(path.absolute())
 
     def _train(
         self, base: Any, folder: str, pairs: Sequence[TokenPair], tokenizer: Any, device: torch.device, path: Path

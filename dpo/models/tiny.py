@@ -83,7 +83,7 @@ class Tiny:
         recipe = {k: v for k, v in asdict(self).items() if k not in ("dtype", "attention", "chat_template")}
         path = cache / "models" / f"tiny-{key(VERSION, recipe, corpus_digest(self.seed))}"
         build_once(path, self._build)
-        return str(path)
+        return str(path.absolute())
 
     def identity(self, cache: Path) -> list[str]:
         """The built folder's name is the hash of its recipe."""
