@@ -37,7 +37,7 @@ OPTIONS = {
 """Settings of TRL that are tried beside BEST; the fastest counts."""
 ONE_THREAD, BF16 = "train.threads=1", "model.dtype=bfloat16"
 ON_GPU = [[BF16], *([["model=hf_liger", BF16]] if LIGER else [])]
-OURS = {"train_tiny_fp32": [[], [ONE_THREAD]], "sweep8_tiny": [[], [STACKED]]} | {
+OURS = {"train_tiny_fp32": [[], [ONE_THREAD]], "sweep8_tiny": [[], [STACKED, "hydra.launcher.bit_equal=false"]]} | {
     case.name: [[*settings, STACKED] for settings in ON_GPU] if case.betas > 1 else ON_GPU for case in GPU_CASES
 }
 """Settings of ours that are tried, for the same reason as TINY_THREADS; the fastest counts."""

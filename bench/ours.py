@@ -57,7 +57,7 @@ def main(name: str, model: str, cache: str, out: str, *overrides: str) -> None:
             ),
             *("optim.warmup_fraction=0", f"optim.lr={case.lr}", "tracker=disabled"),
             *([] if any(override.startswith("model=") for override in overrides) else ["model=hf"]),
-            *(override for override in overrides if override != STACKED),
+            *(override for override in overrides if not override.startswith("hydra")),
         ]
         jobs = read(str(grid), settings).jobs
         works = [training(parse(job.plain), Path(folder), n, watch) for n, job in enumerate(jobs)]

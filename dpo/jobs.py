@@ -7,7 +7,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,8 +70,11 @@ class Worker:
 
         drive(self.steps(job))
 
-    def together(self, numbers: Sequence[int], at_once: int) -> None:
-        """The jobs `numbers`; those that differ in beta, loss, seed or lr alone are trained in one batch."""
+    def together(self, numbers: Sequence[int], at_once: int, bit_equal: bool) -> None:
+        """The jobs `numbers`; those that differ in beta, loss, seed or lr alone are trained on one base.
+
+        In one batch, but for those on a CPU with `bit_equal`: each then reads its own, as it would alone.
+        """
         from dpo.shared import one_base
         from dpo.stacked import drive_together
 
@@ -80,12 +83,16 @@ class Worker:
                 return
             with ExitStack() as held:
                 mine = [job for job in stack if held.enter_context(locked_now(lock_of(self.folder, job)))]
+                names = [job.name for job in mine]
+                turns = len(mine) == 1 or (bit_equal and on_cpu(mine[0]))
                 if len(mine) > 1:
-                    say(f"{len(mine)} runs in one batch: {', '.join(job.name for job in mine)}")
-                    with one_base():
+                    say(f"{len(mine)} runs {'on one base, in turn' if turns else 'in one batch'}: {', '.join(names)}")
+                with one_base(() if turns else names) if len(mine) > 1 else nullcontext():
+                    for job in mine if turns else ():
+                        if not self.stopped():
+                            self.work(job)
+                    if not turns:
                         drive_together([self.steps(job) for job in mine])
-                for job in mine if len(mine) == 1 else ():
-                    self.work(job)
 
     def stopped(self) -> bool:
         """Whether a failure stops the sweep."""
@@ -118,6 +125,14 @@ class Worker:
             gc.freeze()  # what lives on (modules, shared weights) is not looked through again after each job
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def on_cpu(job: Job) -> bool:
+    """Whether a job computes on a CPU."""
+    import torch
+
+    device = str(job.plain["train"]["device"])
+    return not torch.cuda.is_available() if device == "auto" else not device.startswith("cuda")
 
 
 def stacks(jobs: Sequence[Job], at_once: int) -> list[list[Job]]:

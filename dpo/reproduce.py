@@ -28,9 +28,27 @@ def reproduce(path: Path, into: Path | None) -> int:
         if old != new:
             names = [k for k in sorted({*(old or {}), *(new or {})}) if (old or {}).get(k) != (new or {}).get(k)]
             remark(f"row {number} differs in {', '.join(names)}")
+            if others := past.provenance(first).get("in_one_batch"):
+                remark(
+                    f"the run was trained in one batch with {len(others) - 1} others (hydra/launcher=stacked), which "
+                    "rounds in other places than a run alone: it is reproduced up to rounding, and differs by at most "
+                    f"{largest(pairs):.1e} of a value (or of one)"
+                )
             return 1
     remark(f"{len(pairs)} metric rows, all equal bit for bit")
     return 0
+
+
+def largest(pairs: list[tuple[dict[str, Any] | None, dict[str, Any] | None]]) -> float:
+    """The largest difference of two numbers of the same name, relative to them where they are above one."""
+    gaps = [
+        abs(old[name] - value) / max(1.0, abs(value))
+        for old, new in pairs
+        if old and new
+        for name, value in new.items()
+        if isinstance(value, (int, float)) and isinstance(old.get(name), (int, float))
+    ]
+    return max(gaps, default=0.0)
 
 
 def rows(directory: RunDir) -> list[dict[str, Any]]:

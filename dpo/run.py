@@ -31,6 +31,7 @@ from dpo.progress import say
 from dpo.provenance import code, data_files, provenance, scale, yardstick
 from dpo.records import RunDir, write_atomically
 from dpo.reference import Reference, StoredLogps
+from dpo.shared import in_one_batch
 from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
 from dpo.tracking.files import NoTracker, Recorder, Tracker
 from dpo.tracking.shown import entries, short_name, shown
@@ -121,6 +122,8 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         "steps": total_steps(len(train_pairs), config.train),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
+    together = sorted({*in_one_batch(), *facts_before(directory).get("in_one_batch", [])})
+    facts |= {"in_one_batch": together} if together else {}  # such numbers are those of the run alone up to rounding
     made_by = {"code": code(), "files": data_files(config.plain["dataset"])}
     directory.write("provenance", provenance(device) | facts | made_by)
     tracker = make_tracker(config, directory)
@@ -145,6 +148,12 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         failed = False
     finally:
         tracker.finish(directory.read("summary")["last"] if not failed else {}, failed)
+
+
+def facts_before(directory: RunDir) -> dict[str, Any]:
+    """The provenance of the attempt that this one resumes; empty for a first one."""
+    resumes = directory.checkpoint_step is not None and (directory.path / "provenance.json").exists()
+    return dict(directory.read("provenance")) if resumes else {}
 
 
 def how_it_is_read(config: Config, model: Any, device: torch.device) -> tuple[str, str]:

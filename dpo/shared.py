@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,8 +15,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 KEPT: dict[str, OrderedDict[str, object]] = {}
 """By kind, the values used last, oldest first."""
-SHARING: list[bool] = []
-"""Not empty within `one_base`."""
+SHARING: list[Sequence[str]] = []
+"""Not empty within `one_base`: the names of the runs that read one batch there."""
 MODEL_BYTES = 500_000_000
 """Models up to this size stay in memory for the next job of the process; larger ones are read from disk again."""
 
@@ -36,14 +36,22 @@ def remember(kind: str, key: str, make: Callable[[], T], at_most: int, keep: Cal
 
 
 @contextmanager
-def one_base() -> Iterator[None]:
-    """Within it `own_copy` hands out models of their own that hold the very same weights, which nobody may change."""
-    SHARING.append(True)
+def one_base(in_one_batch: Sequence[str] = ()) -> Iterator[None]:
+    """Within it `own_copy` hands out models of their own that hold the very same weights, which nobody may change.
+
+    `in_one_batch` names the runs whose numbers depend on one another by rounding.
+    """
+    SHARING.append(in_one_batch)
     try:
         yield
     finally:
         SHARING.pop()
         KEPT.pop("base", None)
+
+
+def in_one_batch() -> list[str]:
+    """The runs that read one batch now."""
+    return list(SHARING[-1]) if SHARING else []
 
 
 def own_copy(key: str, load: Callable[[], Model]) -> Model:

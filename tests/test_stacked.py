@@ -22,6 +22,7 @@ from dpo.metrics import FP32_TIE
 from dpo.models.adapters import Lora, trainable_state
 from dpo.records import RunDir, find_runs
 from dpo.reference import Reference
+from dpo.reproduce import reproduce
 from dpo.reproduce import rows as rows_without_time
 from dpo.shared import one_base, own_copy
 from dpo.stacked import drive_together, stackable, stretches
@@ -33,7 +34,7 @@ from .sweeps import command, finish, states
 from .tracking.test_wandb import history, offline_runs
 
 LORA = ["adapter=lora_qv", "adapter.dropout=0", "train.batch_size=4"]
-STACKED = [*LORA, "hydra/launcher=stacked"]
+STACKED = [*LORA, "hydra/launcher=stacked", "hydra.launcher.bit_equal=false"]
 
 
 def stacked(cache: Path, root: Path, *overrides: str) -> list[str]:
@@ -102,6 +103,36 @@ def test_what_cannot_be_stacked_equals_the_run_alone_bit_for_bit(adapter, cache:
     assert main([*grid, f"output_root={tmp_path / 'alone'}"]) == 0
     for one in find_runs(tmp_path / "together"):
         assert rows_without_time(one) == rows_without_time(RunDir(tmp_path / "alone" / "multirun" / one.path.name))
+
+
+def test_runs_on_a_cpu_keep_their_bits_by_default(cache: Path, tmp_path: Path, capsys) -> None:
+    """In turn on one base: equal to the run alone, also where one of them is repeated by itself."""
+    grid = ["beta.value=0.1,1"]
+    by_turns = command(cache, tmp_path / "together", *LORA, "hydra/launcher=stacked", *grid)
+    assert main(by_turns) == 0
+    assert "2 runs on one base, in turn" in capsys.readouterr().err
+    assert main(command(cache, tmp_path / "alone", *LORA, *grid)) == 0
+    runs = find_runs(tmp_path / "together")
+    before = {run.path: rows_without_time(run) for run in runs}
+    for one in runs:
+        assert before[one.path] == rows_without_time(RunDir(tmp_path / "alone" / "multirun" / one.path.name))
+        assert "in_one_batch" not in one.read("provenance")
+    killed = runs[1]
+    (killed.path / "summary.json").unlink()
+    killed.set_status("running")
+    assert main(by_turns) == 0
+    assert rows_without_time(killed) == before[killed.path]
+
+
+def test_a_run_of_a_joint_batch_is_reproduced_up_to_rounding_and_says_so(cache: Path, tmp_path: Path, capsys) -> None:
+    """Its provenance names the others; reproduce says why bits differ, and by how much at most."""
+    assert main(stacked(cache, tmp_path, "beta.value=0.1,1")) == 0
+    run = find_runs(tmp_path)[0]
+    assert len(run.read("provenance")["in_one_batch"]) == 2
+    capsys.readouterr()
+    if reproduce(run.path, None):
+        said = capsys.readouterr().err
+        assert "one batch with 1 other runs" in said and "at most" in said
 
 
 def test_the_models_of_a_stack_hold_one_base_and_others_their_own() -> None:

@@ -116,7 +116,20 @@ def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bo
         raise UsageError(f"the tokenizer of {path} has no end-of-sequence token; set one in its files")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if config is not None and tokenizer.chat_template is None:
+        tokenizer.chat_template = template_of_base(config, trust_remote_code)
     return with_model_ends(tokenizer, path, revision, local_only=not hub_in_reach(path))
+
+
+def template_of_base(config: Path, trust_remote_code: bool) -> str | None:
+    """The chat template of an adapter's base, for an adapter whose tokenizer has none; None where there is none."""
+    try:
+        template = load_tokenizer(*saved_adapter.base_of(config), trust_remote_code).chat_template
+    except UsageError:
+        return None
+    if template is not None:
+        remark(f"{config.parent}: the adapter's tokenizer has no chat template; its base's is used")
+    return template
 
 
 def with_template(tokenizer: Any, path: str | None) -> Any:
