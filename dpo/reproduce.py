@@ -30,7 +30,7 @@ def reproduce(path: Path, into: Path | None) -> int:
             remark(f"row {number} differs in {', '.join(names)}")
             if others := past.provenance(first).get("in_one_batch"):
                 remark(
-                    f"the run was trained in one batch with {len(others) - 1} others (hydra/launcher=stacked), which "
+                    f"the run was trained in one batch of {len(others)} runs (hydra/launcher=stacked), which "
                     "rounds in other places than a run alone: it is reproduced up to rounding, and differs by at most "
                     f"{largest(pairs):.1e} of a value (or of one)"
                 )

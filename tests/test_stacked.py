@@ -132,7 +132,7 @@ def test_a_run_of_a_joint_batch_is_reproduced_up_to_rounding_and_says_so(cache: 
     capsys.readouterr()
     if reproduce(run.path, None):
         said = capsys.readouterr().err
-        assert "one batch with 1 other runs" in said and "at most" in said
+        assert "in one batch of 2 runs" in said and "at most" in said
 
 
 def test_the_models_of_a_stack_hold_one_base_and_others_their_own() -> None:
