@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers as t
 
+from dpo import progress
 from dpo.errors import UsageError
 from dpo.models import pretrained
 from dpo.models.causal import as_it_is, check_causal
@@ -28,8 +29,8 @@ def saved(path, config, auto=t.AutoModelForCausalLM):
 def notes(monkeypatch):
     """What is said while a test runs."""
     said = []
-    monkeypatch.setattr(pretrained, "say", said.append)
-    pretrained.remark.cache_clear()
+    monkeypatch.setattr(progress, "say", said.append)
+    progress.remark.cache_clear()
     return said
 
 
