@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from dpo.safe_path import leave_out_working_directory
+
+leave_out_working_directory()  # before any module that a file there could be called like
+
+# ruff: noqa: E402
+# isort: split
 import argparse
 import atexit
 import gc

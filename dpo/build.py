@@ -15,7 +15,7 @@ from dpo.errors import UsageError
 
 
 def hints(kind: Any) -> dict[str, Any]:
-    """Types of a class's constructor arguments; names it imports only for type checkers stand for any object."""
+    """Types of a class's constructor arguments; names it imports only for type checkers are ByName."""
     scope: dict[str, Any] = {}
     for base in reversed(kind.__mro__):  # an inherited argument's type is named where it was written
         scope |= vars(importlib.import_module(base.__module__))
@@ -25,7 +25,8 @@ def hints(kind: Any) -> dict[str, Any]:
         for word in re.findall(r"[A-Za-z_]\w*", str(annotation))
         if word not in scope and not hasattr(builtins, word)
     }
-    return typing.get_type_hints(kind.__init__, localns=scope | dict.fromkeys(only_checked, Any))
+    stand_ins = {word: type(word, (ByName,), {}) for word in only_checked}
+    return typing.get_type_hints(kind.__init__, localns=scope | stand_ins)
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -39,15 +40,56 @@ def build(kind: Any, node: dict[str, Any], path: str) -> tuple[Any, dict[str, An
     """(object, normalised values) of a group: the class named by `_target_`, else `kind` itself."""
     target = node.get("_target_")
     if target is not None:
-        module, _, name = str(target).rpartition(".")
-        try:
-            kind = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UsageError(f"{path}._target_={target}: no such class ({error})") from error
-    if not inspect.isclass(kind):
+        kind = class_of(target, kind, path)
+    elif not inspect.isclass(kind) or issubclass(kind, ByName):
         raise UsageError(f"{path}._target_ is missing: it names the class that reads these keys")
     values, normal = arguments(kind, {k: v for k, v in node.items() if k != "_target_"}, f"{path}.")
     return kind(**values), ({"_target_": target} if target is not None else {}) | normal
+
+
+class ByName:
+    """Stands for a class that an annotation names and that is imported for type checkers only."""
+
+
+PLUGINS = "dpo.plugins"
+"""Entry point group of installed plug-ins; the value of each is a package whose classes a `_target_` may name."""
+
+
+def class_of(target: Any, hint: Any, path: str) -> Any:
+    """The class that a `_target_` names, of the kind that belongs there.
+
+    A configuration may come from anybody, so nothing is imported for it that is not a module of this package or of an
+    installed plug-in, and nothing is taken from there but a class that the module defines and that derives from the
+    hinted one. Raises UsageError for anything else.
+    """
+    said, wanted = f"{path}._target_={target}", names_of(hint)
+    module, _, name = str(target).rpartition(".")
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(target)) or not registered(module):
+        raise UsageError(f"{said}: must be a class of dpo, or of an installed plug-in (entry point group {PLUGINS})")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{said}: no such class ({error})") from error
+    ours = inspect.isclass(found) and found.__module__ == module
+    if not ours or not any(base.__name__ in wanted for base in found.__mro__):
+        raise UsageError(f"{said}: must be a class of the kind {' or '.join(sorted(wanted))}")
+    return found
+
+
+def registered(module: str) -> bool:
+    """Whether a module belongs to this package or to a plug-in that was installed as one."""
+    if module.partition(".")[0] == __package__:
+        return True
+    from importlib.metadata import entry_points  # a tenth of a second, which our own classes do not cost
+
+    packages = [point.value for point in entry_points(group=PLUGINS)]
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def names_of(hint: Any) -> set[str]:
+    """Names of the classes that a hint allows."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    return {option.__name__ for option in options if inspect.isclass(option) and option is not type(None)}
 
 
 def arguments(
@@ -122,6 +164,6 @@ def describe(options: typing.Iterable[Any]) -> str:
         if typing.get_origin(option) is Literal
         else "a list"
         if typing.get_origin(option) is list
-        else words.get(option, str(option))
+        else words.get(option, f"a group ({getattr(option, '__name__', option)})")
         for option in options
     )

@@ -14,6 +14,7 @@ from dpo.build import arguments
 from dpo.compose import compose
 from dpo.compose import conf_dir as conf_dir  # part of the door
 from dpo.errors import UsageError, check_folder, check_project
+from dpo.records import Damaged, what_is_wrong
 
 if typing.TYPE_CHECKING:
     from dpo.beta import Beta
@@ -214,7 +215,16 @@ def read_plain(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         raise UsageError(f"{path}: no such file; is this a run directory?")
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise Damaged(path, f"is no configuration: {error.problem}{where}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise Damaged(path, what_is_wrong(error)) from error
+    if not isinstance(plain, dict):
+        raise Damaged(path, "holds no configuration")
+    return plain
 
 
 def parse(plain: dict[str, Any]) -> Config:

@@ -14,6 +14,8 @@ from typing import Any
 
 from dpo.errors import UsageError, first_line
 
+ALONE = ("HistoryManager.enabled=False", "InteractiveShellApp.ignore_cwd=True", "IPKernelApp.exec_PYTHONSTARTUP=False")
+"""Settings of a kernel that knows nothing of the user's own IPython, and imports nothing from where it works."""
 SECONDS = 300
 """How long one cell may take."""
 
@@ -92,7 +94,7 @@ def execute(
 
     async def all_of_them() -> list[dict[str, Any]]:
         room = asyncio.Semaphore(processors())
-        with tempfile.TemporaryDirectory(prefix="dpo-") as folder:
+        with tempfile.TemporaryDirectory(prefix="dpo-", dir=short_folder()) as folder:
             jobs = [one(i, notebook, given, Path(folder), room) for i, (notebook, given) in enumerate(work)]
             ended = await asyncio.gather(*jobs, return_exceptions=True)  # no kernel is left behind by another's failure
         for result in ended:
@@ -111,6 +113,18 @@ def execute(
     return asyncio.run(all_of_them())
 
 
+def short_folder(limit: int = 70) -> str:
+    """A folder for temporary ones whose path leaves room for a socket's name, which may have about a hundred bytes.
+
+    The user's own where it is short enough; raises UsageError where none is that can be written to.
+    """
+    own = tempfile.gettempdir()
+    for folder in (own, os.environ.get("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp", "/dev/shm"):
+        if folder and len(os.fsencode(folder)) <= limit and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise UsageError(f"TMPDIR={own}: too long for the sockets of notebooks; give one of at most {limit} bytes")
+
+
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -126,8 +140,16 @@ async def run_one(content: dict[str, Any], name: str, folder: Path, number: int)
 
     class Here(KernelSpecManager):
         def get_kernel_spec(self, kernel_name: str) -> Any:
-            quiet = ["-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            argv = [sys.executable, *quiet, "--HistoryManager.enabled=False"]
+            begin = [
+                sys.executable,
+                "-P",
+                "-Xfrozen_modules=off",
+                "-m",
+                "ipykernel_launcher",
+                "-f",
+                "{connection_file}",
+            ]
+            argv = [*begin, *(f"--{setting}" for setting in ALONE)]
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
     transport = {"transport": "ipc"} if sys.platform != "win32" else {}
@@ -135,7 +157,7 @@ async def run_one(content: dict[str, Any], name: str, folder: Path, number: int)
         kernel_spec_manager=Here(), connection_file=str(folder / f"{number}.json"), **transport
     )
     notebook = nbformat.reads(json.dumps(content), as_version=4)
-    client = NotebookClient(notebook, km=manager, timeout=SECONDS, resources={"metadata": {"path": os.getcwd()}})
+    client = NotebookClient(notebook, km=manager, timeout=SECONDS, resources={"metadata": {"path": str(folder)}})
     try:
         await client.async_execute(env=os.environ | {"IPYTHONDIR": str(folder), "PYTHONPATH": paths()})
     except CellExecutionError as error:
