@@ -16,14 +16,13 @@ from dpo.console import state
 from dpo.errors import UsageError
 from dpo.progress import say
 from dpo.records import Damaged, RunDir, find_runs, read_object, run_of, says_done
-from dpo.results.reading import is_metric_row, read_file, read_rows
+from dpo.results.reading import OF_A_FINISHED_RUN, is_job, is_metric_row, read_file, read_rows
 from dpo.terminal import Sheet
 
 SEEN = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies", "displaced": "displacement"}
 """What lists show of an evaluation: a column's title and the metric."""
 RECENT = 65536
 """Bytes at the end of metrics.jsonl that show how a run stands while it grows."""
-OF_A_FINISHED_RUN = ("run.yaml", "metrics.jsonl", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -175,13 +174,6 @@ def jobs_of(record: Path, whole: bool) -> tuple[list[Glance], list[str]]:
         there = run.path.is_dir()
         runs.append(look(run, run.path.name, job, whole) if there else Glance(run.path.name, None, "pending", job=job))
     return runs, remarks
-
-
-def is_job(entry: Any) -> bool:
-    """Whether an entry of sweep.json says which run it is."""
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "name")):
-        return False
-    return bool(re.fullmatch("[0-9a-f]{8}", entry["id"])) and isinstance(entry.get("settings", {}), dict)
 
 
 def without_copies(runs: list[RunDir]) -> tuple[list[RunDir], list[str]]:

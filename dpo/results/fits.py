@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dpo.records import RunDir
 from dpo.results.figures.length import DOSE
 from dpo.results.frames import Runs
 
@@ -36,7 +35,7 @@ def has_margins(runs: Runs) -> bool:
 
 def has_answers(runs: Runs) -> bool:
     """Answers recorded side by side."""
-    return any(any(True for _ in RunDir(run.path).rows(RunDir(run.path).compare)) for run in runs.done)
+    return any(len(run.compare()) for run in runs.done)
 
 
 def several_finished(runs: Runs) -> bool:

@@ -9,6 +9,7 @@ load_run("outputs/runs/x").config    # one run
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from dpo.errors import UsageError
 from dpo.records import RunDir, find_runs
 from dpo.results.arms import Arm, arms, axes, varied
 from dpo.results.one_run import Run as Run
-from dpo.results.reading import is_metric_row, natural, read_config, read_file, read_rows
+from dpo.results.reading import OF_A_FINISHED_RUN, is_job, is_metric_row, natural, read_config, read_file, read_rows
 
 FILES = ("provenance", "summary", "audit")
 
@@ -111,18 +112,34 @@ class Runs:
         return arms(self.all, keys)
 
 
+def near(path: str | Path) -> Path:
+    """A folder by its relative path: in the working directory, else in the nearest folder above it that has it.
+
+    A notebook is opened in the folder it lies in, and the runs that it names lie in a folder above. An absolute path,
+    and one that is nowhere to be found, is returned as it is.
+    """
+    folder, here = Path(path).expanduser(), Path.cwd()
+    if folder.is_absolute():
+        return folder
+    return next((above / folder for above in (here, *here.parents) if (above / folder).exists()), folder)
+
+
 def load_run(path: str | Path) -> Run:
-    """One run directory; UsageError where it is none. Files that cannot be read become notes."""
+    """One run directory; UsageError where it is none. Files that cannot be read, or are not there, become notes."""
     folder = Path(path)
     directory = RunDir(folder)
-    if not (folder / "status.json").is_file() and not directory.config.is_file():
+    if not os.path.lexists(folder / "status.json") and not directory.config.is_file():
         raise UsageError(f"{folder}: not a run directory (no status.json and no run.yaml there)")
     notes: list[str] = []
     status = read_file(folder / "status.json", notes) or {}
+    if not notes and "state" not in status:
+        notes.append("status.json names no state" if (folder / "status.json").exists() else "status.json is missing")
+    if status.get("state") == "done":
+        notes += [f"{name} is missing" for name in OF_A_FINISHED_RUN if not os.path.lexists(folder / name)]
     values = {name: read_file(folder / f"{name}.json", notes) or {} for name in FILES}
     rows, faults = read_rows(directory.metrics, is_metric_row)
     config = read_config(directory.config, notes)
-    return Run(folder, status, config, **values, rows=tuple(rows), notes=(*notes, *faults))
+    return Run(folder, status, config, **values, rows=tuple(rows), said=(*notes, *faults))
 
 
 def load(path: str | Path) -> Runs:
@@ -132,7 +149,7 @@ def load(path: str | Path) -> Runs:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such directory")
+        raise UsageError(f"{folder}: no such directory, seen from {Path.cwd()}")
     found = [load_run(directory.path) for directory in find_runs(folder)]
     kept: dict[str, Run] = {}
     notes = []
@@ -141,7 +158,11 @@ def load(path: str | Path) -> Runs:
             notes.append(f"{run.path}: the same run as {kept[run.id].path}, counted once")
         else:
             kept[run.id] = run
-    pending = tuple(jobs_without_run(folder, kept))
+    finished = [run for run in kept.values() if run.state == "done"]
+    without = [run for run in finished if not RunDir(run.path).saved_steps()]
+    if len(without) < len(finished):
+        kept |= {run.id: replace(run, lost_pairs=True) for run in without}
+    pending = tuple(jobs_without_run(folder, kept, notes))
     if not kept and not pending:
         raise UsageError(f"{folder}: no runs here; `dpo sweep` or `dpo train` makes some")
     notes += [f"{run.name}: {note}" for run in kept.values() for note in run.notes]
@@ -150,12 +171,11 @@ def load(path: str | Path) -> Runs:
     return Runs(folder, tuple(sorted(kept.values(), key=lambda run: natural(str(run.path)))), tuple(notes), pending)
 
 
-def jobs_without_run(folder: Path, kept: Mapping[str, Run]) -> Iterator[tuple[str, str, str]]:
+def jobs_without_run(folder: Path, kept: Mapping[str, Run], notes: list[str]) -> Iterator[tuple[str, str, str]]:
     """(sweep, name, id) of every job that a sweep.json at or below the folder lists and that has no directory."""
     for path in sorted(folder.rglob("sweep.json")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        said: list[str] = []
-        for job in (read_file(path, said) or {}).get("jobs", []):
-            if job["id"] not in kept:
+        for job in (read_file(path, notes) or {}).get("jobs", []):
+            if is_job(job) and job["id"] not in kept:
                 yield path.parent.name, job["name"], job["id"]

@@ -19,7 +19,7 @@ from dpo.results.reading import flatten, is_comparison, is_json_object, is_sampl
 
 @dataclass(frozen=True)
 class Run:
-    """One run directory, read. `rows` are the rows of metrics.jsonl, `notes` what could not be read, in words."""
+    """One run directory, read. `rows` are the rows of metrics.jsonl, `notes` say in words what could not be read."""
 
     path: Path
     status: dict[str, Any]
@@ -28,7 +28,16 @@ class Run:
     summary: dict[str, Any]
     audit: dict[str, Any]
     rows: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+    """What was wrong with the files read so far."""
+    lost_pairs: bool = False
+    """Whether it has no table of pairs where the runs beside it have; runs that come back from W&B have none."""
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What of the run's files could not be read, in sentences; reads the pairs and answers too."""
+        answers = [fault for faults in (self._sampled[1], self._compared[1]) for fault in faults]
+        return (*self.said, *([self.fault_of_pairs] if self.fault_of_pairs else []), *answers)
 
     @property
     def name(self) -> str:
@@ -58,8 +67,22 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether the run is done, with a configuration, and evaluations that could be read, of one set of pairs."""
-        return self.state == "done" and bool(self.config) and bool(self.last) and not self.mixed
+        """Whether the run is done, with a configuration, evaluations and pairs that could be read, of one set."""
+        readable = self.state == "done" and bool(self.config) and bool(self.last) and not self.fault_of_pairs
+        return readable and not self.mixed
+
+    @cached_property
+    def fault_of_pairs(self) -> str:
+        """Why the tables of pairs that belong to the last evaluation cannot be read; nothing where they can."""
+        if self.lost_pairs:
+            return "pairs/ is missing"
+        if self.state != "done" or not self.last or not RunDir(self.path).saved_steps():
+            return ""
+        try:
+            self.pairs()
+        except UsageError as error:
+            return str(error)
+        return ""
 
     @cached_property
     def mixed(self) -> str:
@@ -145,7 +168,7 @@ class Run:
 
     @cached_property
     def _samples(self) -> pd.DataFrame:
-        frame = pd.DataFrame(read_rows(RunDir(self.path).samples, is_sample)[0])
+        frame = pd.DataFrame(self._sampled[0])
         if len(frame):
             frame["draw"] = frame.groupby(["step", "decoding", "prompt"]).cumcount()
             frame["is_json"] = [is_json_object(text) for text in frame["completion"]]
@@ -153,7 +176,15 @@ class Run:
 
     def compare(self) -> pd.DataFrame:
         """Base, SFT and DPO answers to the same prompts."""
-        return pd.DataFrame(read_rows(RunDir(self.path).compare, is_comparison)[0])
+        return pd.DataFrame(self._compared[0])
+
+    @cached_property
+    def _sampled(self) -> tuple[list[dict[str, Any]], list[str]]:
+        return read_rows(RunDir(self.path).samples, is_sample)
+
+    @cached_property
+    def _compared(self) -> tuple[list[dict[str, Any]], list[str]]:
+        return read_rows(RunDir(self.path).compare, is_comparison)
 
     def row(self) -> dict[str, Any]:
         """The run as a row of `Runs.runs`."""

@@ -22,12 +22,36 @@ def natural(text: str) -> list[Any]:
     return [(0, float(part), "") if i % 2 else (1, 0.0, part) for i, part in enumerate(parts)]
 
 
+OF_A_FINISHED_RUN = ("run.yaml", "metrics.jsonl", "summary.json", "provenance.json")
+PAIR_COLUMNS = ("id", "chosen_reward", "rejected_reward", "chosen_tokens", "rejected_tokens")
+"""What every table of pairs has."""
+SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "status.json": {"state": str, "error": str},
+    "provenance.json": {"kind": str, "loss": dict, "versions": dict, "steps": int, "eval_pairs_hash": str}
+    | dict.fromkeys(("commit", "start_hash", "reference_hash", "train_data_hash", "eval_data_hash"), (str, type(None))),
+    "summary.json": {"flags": dict, "first": dict, "last": dict},
+    "audit.json": {"train": dict, "evaluation": dict, "probe": dict, "shares": dict},
+    "sweep.json": {"sweep": str, "question": str, "jobs": list},
+    "run.yaml": dict.fromkeys(("model", "dataset", "beta", "loss", "optim", "train", "tracker"), dict),
+}
+"""Values that readers take for what they are, where a file has them."""
+
+
+def misshapen(name: str, value: dict[str, Any]) -> str | None:
+    """What of a file's value is not what it must be, in words; None where all of it is."""
+    wrong = [key for key, kind in SHAPES.get(name, {}).items() if key in value and not isinstance(value[key], kind)]
+    return f"is damaged ({', '.join(wrong)})" if wrong else None
+
+
 def read_file(path: Path, notes: list[str]) -> dict[str, Any] | None:
     """The object of a JSON file; None where there is none, and with a note where it cannot be read."""
     if not os.path.lexists(path):
         return None
     try:
-        return read_object(path)
+        value = read_object(path)
+        if not (wrong := misshapen(path.name, value)):
+            return value
+        notes.append(f"{path.name} {wrong}")
     except Damaged as damage:
         notes.append(f"{path.name} {damage.what}")
     except FileNotFoundError:
@@ -42,10 +66,12 @@ def read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), loader)
-        if isinstance(value, dict):
-            return value
-        notes.append("run.yaml holds no configuration")
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
+        json.dumps(value)  # what YAML has beyond plain values, such as dates, no configuration holds
+        wrong = misshapen("run.yaml", value) if isinstance(value, dict) else "holds no configuration"
+        if not wrong:
+            return dict(value)
+        notes.append(f"run.yaml {wrong}")
+    except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
         notes.append(f"run.yaml cannot be read ({first_line(error)})")
     return {}
 
@@ -113,6 +139,13 @@ def lines_of(path: Path, recent: int | None) -> tuple[int, list[bytes]]:
     return (1, lines) if start == 0 else (2, lines[1:])
 
 
+def is_job(entry: Any) -> bool:
+    """Whether an entry of sweep.json says which run it is."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("id", "name")):
+        return False
+    return bool(re.fullmatch("[0-9a-f]{8}", entry["id"])) and isinstance(entry.get("settings", {}), dict)
+
+
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of nested plain values; lists and empty mappings as JSON text."""
     for key, item in value.items():
@@ -133,10 +166,16 @@ def is_json_object(text: str) -> bool:
 
 def read_pairs(directory: RunDir, step: int) -> pd.DataFrame:
     """A per-pair table; UsageError where its file is broken."""
+    import pyarrow as pa
+
+    path = directory.pairs(step)
     try:
         frame: pd.DataFrame = directory.pair_frame(step)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{directory.pairs(step)}: cannot be read ({first_line(error)})") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UsageError(f"{path.parent.name}/{path.name} cannot be read ({first_line(error)})") from error
+    lost = [name for name in PAIR_COLUMNS if name not in frame]
+    if lost:
+        raise UsageError(f"{path.parent.name}/{path.name} is damaged: it has no column {lost[0]}")
     return frame
 
 

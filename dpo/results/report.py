@@ -13,12 +13,12 @@ from pathlib import Path
 
 from dpo.errors import UsageError
 from dpo.progress import bar
-from dpo.records import read_json
 from dpo.results import findings, fits, frames, notebooks, page, tables
 from dpo.results.comparable import comparable, comparable_groups
 from dpo.results.figures.figure import plain
 from dpo.results.frames import Run, Runs
 from dpo.results.page import Part, heading
+from dpo.results.reading import read_file
 
 FOOT = "Made by dpo report from the files of these runs alone; the same runs give the same bytes."
 
@@ -132,7 +132,7 @@ def title_of(runs: Runs) -> str:
 
 def questions(runs: Runs) -> list[str]:
     """The question of each sweep at or below the folder, without its budget."""
-    found = [read_json(path) for path in sorted(runs.path.rglob("sweep.json"))]
+    found = [read_file(path, []) or {} for path in sorted(runs.path.rglob("sweep.json"))]
     return [q for sweep in found if (q := str(sweep.get("question", "")).split(" Budget:")[0].strip())]
 
 

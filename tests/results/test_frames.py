@@ -153,7 +153,7 @@ def test_a_broken_table_of_pairs_is_one_line(tmp_path) -> None:
     """It names the file."""
     made = write_run(tmp_path)
     made.pairs(4).write_bytes(b"PAR1")
-    with pytest.raises(UsageError, match=r"step_4.parquet: cannot be read"):
+    with pytest.raises(UsageError, match=r"step_4.parquet cannot be read"):
         load_run(made.path).pairs()
     with pytest.raises(UsageError, match=r"no table of pairs at step 3; there are: 0, 4"):
         load_run(made.path).pairs(3)
