@@ -136,10 +136,10 @@ def load_run(path: str | Path) -> Run:
         notes.append("status.json names no state" if (folder / "status.json").exists() else "status.json is missing")
     if status.get("state") == "done":
         notes += [f"{name} is missing" for name in OF_A_FINISHED_RUN if not os.path.lexists(folder / name)]
-    values = {name: read_file(folder / f"{name}.json", notes) or {} for name in FILES}
+    made, summary, audit = (read_file(folder / f"{name}.json", notes) or {} for name in FILES)
     rows, faults = read_rows(directory.metrics, is_metric_row)
     config = read_config(directory.config, notes)
-    return Run(folder, status, config, **values, rows=tuple(rows), said=(*notes, *faults))
+    return Run(folder, status, config, made, summary, audit, tuple(rows), said=(*notes, *faults))
 
 
 def load(path: str | Path) -> Runs:
