@@ -15,10 +15,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dpo import terminal, verbs
 from dpo.errors import UsageError
+from dpo.interrupt import cause, exit_code, handled
+from dpo.streams import GONE, guard, lost
 
 JSON = "print JSON for scripts instead of a table"
 OVERRIDES = "settings as group=option or key=value, such as beta.value=0.3 (see conf/)"
@@ -193,8 +195,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+RESUMED = (verbs.train, verbs.sweep, verbs.reward, verbs.judge, verbs.push)
+"""Verbs that keep what they have done: the same command goes on from there."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 something failed, 2 wrong usage or configuration."""
+    """Exit code: 0 done, 1 something failed, 2 wrong usage or configuration, 128 + its number for a signal."""
+    guard()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # torch's threads otherwise spin while they wait: on a shared machine that costs up to ten times the time
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -205,20 +212,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # the interpreter otherwise looks for garbage among all modules before it ends: a second after torch and the rest
     atexit.register(gc.freeze)
     terminal.prepare_streams()
-    try:
-        args = parse(arguments)
-        if getattr(args, "trust_remote_code", False):
-            verbs.trust()
-        return int(args.action(args))
-    except UsageError as error:
+    action: Any = None
+    with handled():
+        try:
+            args = parse(arguments)
+            if getattr(args, "trust_remote_code", False):
+                verbs.trust()
+            action = args.action
+            code = int(action(args))
+        except (Exception, KeyboardInterrupt) as error:
+            code = ended(error, action in RESUMED)
+    unwritten = lost(sys.stdout)
+    if unwritten is not None and unwritten.errno not in GONE and code == 0:
+        terminal.fault(f"standard output did not take all of the answer: {unwritten.strerror}")
+        return 1
+    return code
+
+
+def ended(error: BaseException, resumed: bool) -> int:
+    """Say in one line why a command ends, and give its exit code."""
+    if why := cause(error):
+        terminal.fault(f"interrupted ({why})" + ("; the same command goes on" if resumed else ""))
+        return exit_code()
+    if isinstance(error, UsageError):
         terminal.fault(error)
         return 2
-    except KeyboardInterrupt:
-        terminal.fault("interrupted; the same command continues")
-        return 1
-    except Exception as error:
-        terminal.fault(f"{type(error).__name__}: {error}")
-        return 1
+    terminal.fault(f"{type(error).__name__}: {error}")
+    return 1
 
 
 if __name__ == "__main__":

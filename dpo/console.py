@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +95,6 @@ def show_agreement(run: RunDir, values: dict[str, float]) -> None:
     shared = f"both prefer the same side on {values['agreement']:.3f} of {values['pairs']:.0f} pairs; rank correlation"
     found = f"of their margins {values['spearman']:+.3f}" if "spearman" in values else "none"
     terminal.result(f"{shared} {found}" if "spearman" in values else f"{shared}: {found}")
-
-
-def state(run: RunDir) -> str:
-    """status.json's state; "interrupted" where it says running and no process holds the run's lock, "unreadable" where
-    it cannot be read."""
-    try:
-        said = str(run.status()["state"])
-    except Damaged:
-        return "unreadable"
-    if said != "running" or not run.lock.exists():
-        return said
-    with run.lock.open() as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return "running"
-    return "interrupted"
 
 
 def answers_of(run: RunDir, prompt: str | None) -> list[dict[str, str]]:

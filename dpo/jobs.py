@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from dpo.cache import locked_now
 from dpo.config import Config, parse
-from dpo.console import state
+from dpo.interrupt import check
+from dpo.lifeline import Lifeline
 from dpo.progress import say
 from dpo.provenance import differences
-from dpo.records import Damaged, RunDir, run_of
+from dpo.records import Damaged, RunDir, run_of, state
+from dpo.streams import guard
 from dpo.sweep import Job
 
 if TYPE_CHECKING:
@@ -48,24 +50,28 @@ def changes(run: RunDir, job: Job) -> list[str]:
 class Worker:
     """What a launcher calls with `settings.job`, the number of a job. Plain data, so that it travels to other machines.
 
-    `stop` leaves jobs alone once one has failed; `threads` is the number of CPU threads for runs that leave it open.
+    `stop` leaves jobs alone once one has failed; `threads` is the number of CPU threads for runs that leave it open;
+    `lifeline` ties the processes that a launcher starts to the one that started them.
     """
 
     folder: Path
     jobs: Sequence[Job]
     stop: bool
     threads: int | None
+    lifeline: Lifeline | None = None
 
     def __call__(self, settings: Any) -> None:
+        guard()
         job = self.jobs[settings.job]
-        if self.stopped():
-            return
-        with locked_now(lock_of(self.folder, job)) as free:
-            if free:
-                self.work(job)
+        with self.lifeline.job() if self.lifeline else nullcontext(True) as tied:
+            if not tied or self.stopped():
+                return
+            with locked_now(lock_of(self.folder, job)) as free:
+                if free:
+                    self.work(job)
 
     def work(self, job: Job) -> None:
-        """Leave the job's directory done or failed; only an interruption gets out."""
+        """Leave the job's directory done, failed or interrupted; only an interruption gets out."""
         from dpo.accumulate import drive
 
         drive(self.steps(job))
@@ -95,11 +101,12 @@ class Worker:
                         drive_together([self.steps(job) for job in mine])
 
     def stopped(self) -> bool:
-        """Whether a failure stops the sweep."""
+        """Whether a failure stops the sweep; raises an interruption that came between two jobs."""
+        check()
         return self.stop and any(place(self.folder, job).status()["state"] == "failed" for job in self.jobs)
 
     def steps(self, job: Job) -> Work[None]:
-        """Leave the job's directory done or failed, optimizer batch by optimizer batch."""
+        """Leave the job's directory done, failed or interrupted, optimizer batch by optimizer batch."""
         import torch
 
         from dpo.run import attempt, execute
@@ -114,7 +121,10 @@ class Worker:
                 yield from attempt(config, directory, execute)
                 draw(directory)
         except Exception as error:
-            if directory.status()["state"] != "failed":  # wrong input leaves nothing behind: a sweep keeps a row of it
+            if directory.status()["state"] not in (
+                "failed",
+                "interrupted",
+            ):  # wrong input leaves nothing behind: a sweep keeps a row of it
                 directory.create()
                 text = f"{type(error).__name__}: {error}"
                 directory.set_status("failed", error=text, traceback=traceback.format_exc())
@@ -201,7 +211,7 @@ def mirror(config: Config, directory: RunDir) -> None:
 
     tracker = make_tracker(config, directory)
     tracker.replay(entries(directory, list(directory.rows(directory.metrics))))
-    tracker.finish(directory.read("summary")["last"], failed=False)
+    tracker.finish(directory.read("summary")["last"], "done")
 
 
 def report(directory: RunDir, job: Job) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dpo.cache import locked_now
-from dpo.console import state
 from dpo.errors import UsageError, first_line
+from dpo.interrupt import KILLED, cause
 from dpo.jobs import LISTENERS, Worker, aside_if_damaged, changes, lock_of, place, report, set_aside
+from dpo.lifeline import Lifeline, lifeline
 from dpo.listing import say_remarks
 from dpo.progress import bar, say
-from dpo.records import Damaged, read_object, write_json
-from dpo.status import save_table, standing
+from dpo.records import Damaged, read_object, state, write_json
+from dpo.status import at_work, save_table, standing
 from dpo.sweep import Job, Sweep, launch
 
 TRIED = ("failed", "interrupted")
@@ -47,20 +48,39 @@ def run_sweep(sweep: Sweep, rerun_changed: bool = False) -> int:
         say(f"done before: {few(before)}")
     for number in set(range(len(ends))) - set(todo):
         report(place(folder, sweep.jobs[number]), sweep.jobs[number])
-    with Watch(sweep, todo):
-        run_all(sweep, todo)
+    stopped: KeyboardInterrupt | None = None
+    try:
+        with at_work(folder), lifeline() as line, Watch(sweep, todo):
+            run_all(sweep, todo, line)
+    except KeyboardInterrupt as error:
+        stopped = error
+    settle(sweep, todo, cause(stopped) or KILLED if stopped else KILLED)
     say_remarks(save_table(folder))
     ends = [state(place(folder, job)) for job in sweep.jobs]
     say(", ".join(f"{ends.count(end)} {end}" for end in dict.fromkeys(ends)) + f": {folder / 'table.csv'}")
+    if stopped:
+        raise stopped
     if set(ends) != {"done"}:
         say("the same command runs what is missing")
     return int(set(ends) != {"done"})
 
 
-def run_all(sweep: Sweep, todo: list[int]) -> None:
+def settle(sweep: Sweep, todo: list[int], why: str) -> None:
+    """Write down that jobs were interrupted whose process had no time to do so itself."""
+    for job in (sweep.jobs[number] for number in todo):
+        run = place(sweep.folder, job)
+        with locked_now(lock_of(sweep.folder, job)) as nobody:
+            if nobody and state(run) == "interrupted" and run.status()["state"] == "running":
+                run.set_status("interrupted", cause=why)
+
+
+def run_all(sweep: Sweep, todo: list[int], line: Lifeline) -> None:
     """Launch the jobs `todo`; those that another process is at are waited for, and taken over if it dies."""
-    folder = sweep.folder
-    work = functools.partial(Worker, folder, sweep.jobs, sweep.rules.on_failure == "stop")
+    folder, stop = sweep.folder, sweep.rules.on_failure == "stop"
+
+    def work(threads: int | None, here: bool) -> Worker:
+        return Worker(folder, sweep.jobs, stop, threads, line if here else replace(line, folder=None))
+
     while todo:
         try:
             launch(sweep, folder, todo, work)
@@ -68,7 +88,7 @@ def run_all(sweep: Sweep, todo: list[int]) -> None:
             say(f"the launcher stopped: {type(error).__name__}: {first_line(error)}")
             return
         ends = {number: state(place(folder, sweep.jobs[number])) for number in todo}
-        if work.args[2] and "failed" in ends.values():
+        if stop and "failed" in ends.values():
             say("stopped after a failure, as sweep.on_failure=stop says")
             return
         left = [number for number, end in ends.items() if end not in ("done", "failed")]

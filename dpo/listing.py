@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dpo import terminal
-from dpo.console import state
 from dpo.errors import UsageError
 from dpo.progress import say
-from dpo.records import Damaged, RunDir, find_runs, read_object, run_of, says_done
+from dpo.records import Damaged, RunDir, find_runs, read_object, reason, run_of, says_done, state
 from dpo.results.reading import OF_A_FINISHED_RUN, is_job, is_metric_row, read_file, read_rows
 from dpo.terminal import Sheet
 
@@ -101,9 +100,8 @@ def look(run: RunDir, name: str, job: dict[str, Any] | None = None, whole: bool 
     """What can be read of a run; of the rows all, or the last ones alone."""
     faults: list[str] = []
     try:
-        status = run.status()
+        run.status()
     except Damaged as damage:
-        status = {}
         faults.append(f"status.json {damage.what}")
     said = state(run)
     rows, broken = read_rows(run.metrics, is_metric_row, None if whole else RECENT)
@@ -118,7 +116,7 @@ def look(run: RunDir, name: str, job: dict[str, Any] | None = None, whole: bool 
         name,
         run,
         said,
-        str(status.get("error", "")),
+        reason(run),
         rows,
         [flag for flag, up in flags.items() if up] if isinstance(flags, dict) and said == "done" else [],
         steps if isinstance(steps, int) else None,

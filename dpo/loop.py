@@ -18,7 +18,9 @@ from dpo.beta import Beta
 from dpo.config import Optim, Train
 from dpo.data.batches import step_indices
 from dpo.data.tokens import TokenPair
+from dpo.finite import check_weights
 from dpo.heap import keep_freed_memory
+from dpo.interrupt import check
 from dpo.losses.base import Loss
 from dpo.metrics import scalars
 from dpo.models.adapters import restore, train_mode, trainable_state
@@ -100,8 +102,6 @@ def train(
             group["lr"] = learning_rate(step, steps, optim)
         indices = step_indices(len(trainee.pairs), settings.batch_size, step, trainee.seed)
         values = yield from optimizer_step(trainee, optimizer, parameters, indices, step, optim, settings, tie)
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; lower optim.lr={optim.lr}")
         seconds = time.perf_counter() - begin
         speed = {"pairs_per_second": len(indices) / seconds, "tokens_per_second": values["tokens/step"] / seconds}
         recorder.log(step, "train", values, {"step": seconds} | speed)
@@ -109,10 +109,15 @@ def train(
         progress.set_postfix_str(f"{line}  accuracy {values['rewards/accuracies']:.2f}", refresh=False)
         if settings.print_every and step % settings.print_every == 0:
             say(f"step {step:>4}  {line}")
-        if step == steps or (settings.eval_every and step % settings.eval_every == 0):
+        seen = step == steps or bool(settings.eval_every and step % settings.eval_every == 0)
+        kept = step < steps and bool(settings.checkpoint_every and step % settings.checkpoint_every == 0)
+        if seen or kept:
+            check_weights(trainee.model.named_parameters(), step)
+        if seen:
             evaluate(step, steps)
             train_mode(trainee.model)
-        if step < steps and settings.checkpoint_every and step % settings.checkpoint_every == 0:
+        check()
+        if kept:
             save_checkpoint(recorder.run, trainee, optimizer, step)
     return steps
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dpo import terminal
-from dpo.console import state
 from dpo.jobs import changes
 from dpo.listing import ignored, look, say_remarks
-from dpo.records import Damaged, RunDir, find_runs, run_of
+from dpo.records import Damaged, RunDir, find_runs, run_of, state
 from dpo.results.reading import read_config
 from dpo.status import clock
 from dpo.sweep import Job, Sweep, read

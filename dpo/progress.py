@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +38,7 @@ class Remarks:
 
 
 REMARKS = Remarks()
+tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a worker that is killed leaves behind
 
 
 def bar(items: Iterable[Any] | None, title: str, unit: str, **options: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.errors import UsageError
+from dpo.interrupt import KILLED
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -25,7 +28,27 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: a NaN or an infinity, which the format does not have, becomes null.
+
+    No such number reaches a metric row (`dpo.finite`); elsewhere it says that there is none.
+    """
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(only_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def only_finite(value: Any) -> Any:
+    """The value with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {key: only_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [only_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Damaged(UsageError):
@@ -127,7 +150,7 @@ class RunDir:
         return value
 
     def set_status(self, state: str, **more: Any) -> None:
-        """pending, running, done or failed, with what else belongs to it."""
+        """pending, running, done, failed (with its `error`) or interrupted (with its `cause`)."""
         write_json(self.path / "status.json", {"state": state, **more})
 
     def write(self, name: str, value: Any) -> None:
@@ -156,7 +179,7 @@ class RunDir:
         """Rows at the end of a JSONL file, on disk when this returns."""
         with path.open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(to_json(row) + "\n")
             file.flush()
 
     def rows(self, path: Path) -> Iterator[dict[str, Any]]:
@@ -238,7 +261,7 @@ class RunDir:
         for path in (self.metrics, self.samples):
             kept = [row for row in self.rows(path) if row["step"] <= last_step]
             if path.exists():
-                write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+                write_atomically(path, "".join(to_json(row) + "\n" for row in kept))
         for step in self.saved_steps():
             if step > last_step:
                 self.pairs(step).unlink()
@@ -253,6 +276,36 @@ def row_of(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise Damaged(path, f"line {number} is damaged")
     return row
+
+
+def state(run: RunDir) -> str:
+    """status.json's state; "interrupted" where it says running and no process holds the run's lock, "unreadable" where
+    it cannot be read."""
+    try:
+        said = str(run.status()["state"])
+    except Damaged:
+        return "unreadable"
+    return "interrupted" if said == "running" and not held(run.lock) else said
+
+
+def reason(run: RunDir) -> str:
+    """Why a run is not done: the error it failed with, or what interrupted it; empty for any other state."""
+    said = state(run)
+    if said == "interrupted":
+        return str(run.status().get("cause", KILLED))
+    return str(run.status().get("error", "")) if said == "failed" else ""
+
+
+def held(path: Path) -> bool:
+    """Whether a process holds the lock on a file."""
+    try:
+        with path.open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def find_runs(root: Path) -> list[RunDir]:

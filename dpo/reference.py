@@ -145,6 +145,10 @@ class Reference:
             for row, length in enumerate(batch.length_R.tolist()):
                 side, position = divmod(row, len(group))
                 sides[2 * group[position] + side] = logp_RC[row, :length]
+        for number, logp_C in enumerate(sides):
+            if not bool(logp_C.isfinite().all()):
+                name = pairs[number // 2].id
+                raise FloatingPointError(f"the reference's log-probs of pair {name} are not finite; are its weights?")
         ends = torch.tensor([len(side) for side in sides]).cumsum(0)
         return {"flat_N": torch.cat(sides), "end_S": ends}
 

@@ -30,6 +30,7 @@ from dpo.data.tokens import TokenPair, content_hash, tokenise
 from dpo.errors import UsageError
 from dpo.evaluate import agreement, calibration, length
 from dpo.evaluate.evaluator import pair_names
+from dpo.finite import check_values, check_weights
 from dpo.gate import ROUNDING, StartError
 from dpo.loop import learning_rate, total_steps
 from dpo.metrics import PairRows, reward_means
@@ -97,7 +98,9 @@ class Arm:
         """Pair table and evaluation row of a step; step 0 must show the loss of a head of zeros."""
         begin = time.perf_counter()
         self.model.eval()
+        check_weights(self.model.named_parameters(), step)
         rows = self.rows(pairs, range(len(pairs)), None)
+        check_values({"loss": float(rows.values["loss"].mean())}, step, "eval")
         names = pair_names(pairs)
         rows = replace(rows, prompts=tuple(names["prompt"]))
         columns = {name: column.numpy() for name, column in rows.values.items()}
@@ -119,8 +122,6 @@ class Arm:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.max_grad_norm or math.inf)
         optimizer.step()
         values = reward_means(rows, ROUNDING[self.config.train.precision])
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"the loss is {values['loss']} at step {step}; lower optim.lr")
         values |= {"grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]}
         seconds = time.perf_counter() - begin
         self.recorder.log(step, "train", values, {"step": seconds, "pairs_per_second": len(indices) / seconds})
@@ -163,14 +164,9 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     }
     directory.write("provenance", provenance(device) | facts)
     directory.cut(-1)
-    tracker = runner.make_tracker(config, directory)
-    failed = True
-    try:
-        train(Arm(config, model, RewardScorer(model), pad_id, Recorder(directory, tracker)), train_pairs, eval_pairs)
+    with runner.recorded(config, directory) as recorder:
+        train(Arm(config, model, RewardScorer(model), pad_id, recorder), train_pairs, eval_pairs)
         finish(directory, model, tokenizer, config, start)
-        failed = False
-    finally:
-        tracker.finish(directory.read("summary")["last"] if not failed else {}, failed)
 
 
 def train(arm: Arm, train_pairs: Sequence[TokenPair], eval_pairs: Sequence[TokenPair]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dpo.errors import UsageError
 from dpo.evaluate.calibration import table
 from dpo.evaluate.change import margin_change
 from dpo.evaluate.evaluator import Evaluator
+from dpo.interrupt import cause, check, deferred
 from dpo.libraries import import_libraries
 from dpo.logps import Scorer
 from dpo.loop import Trainee, total_steps, train
@@ -58,7 +60,8 @@ def attempt(
 ) -> Work[tuple[RunDir, bool]]:
     """`execute` in the directory unless it holds a finished run; (the directory, whether it did).
 
-    A failure leaves state "failed" with its traceback and is raised again; wrong input leaves nothing behind.
+    A failure leaves state "failed" with its traceback, an interruption state "interrupted" with its cause; both are
+    raised again. Wrong input leaves nothing behind.
     """
     if directory.status()["state"] == "done":
         return directory, True
@@ -75,12 +78,25 @@ def attempt(
             if isinstance(error, UsageError) and not directory.metrics.exists():
                 shutil.rmtree(directory.path)
             else:
-                directory.set_status(
-                    "failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc()
-                )
+                leave(directory, error)
             raise
         directory.set_status("done")
+    check()  # of what came while a finished run was being closed
     return directory, False
+
+
+def leave(directory: RunDir, error: BaseException) -> None:
+    """Write down why a run stopped before its end: interrupted, and by what, or failed; what is written stays."""
+    if directory.status()["state"] != "running":
+        return
+    why = cause(error)
+    if why is None:
+        directory.set_status("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        return
+    directory.set_status("interrupted", cause=why)
+    directory.recover()
+    step = directory.checkpoint_step
+    say(f"{directory.path}: interrupted ({why}); " + (f"goes on from step {step}" if step else "begins again"))
 
 
 def execute(config: Config, directory: RunDir) -> Work[None]:
@@ -126,10 +142,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     facts |= {"in_one_batch": together} if together else {}  # such numbers are those of the run alone up to rounding
     made_by = {"code": code(), "files": data_files(config.plain["dataset"])}
     directory.write("provenance", provenance(device) | facts | made_by)
-    tracker = make_tracker(config, directory)
-    recorder = Recorder(directory, tracker)
-    failed = True
-    try:
+    with recorded(config, directory) as recorder:
         evaluator = Evaluator(
             trainee,
             eval_pairs,
@@ -145,9 +158,6 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         yield from train(trainee, config.optim, config.train, recorder, evaluator)
         reference.prove_frozen()
         finish(config, directory, trainee, split, start, cache, device)
-        failed = False
-    finally:
-        tracker.finish(directory.read("summary")["last"] if not failed else {}, failed)
 
 
 def facts_before(directory: RunDir) -> dict[str, Any]:
@@ -191,6 +201,20 @@ def load_data(config: Config) -> Split:
     if warning := warn_overlap(split):
         say(f"warning: {warning}")
     return split
+
+
+@contextmanager
+def recorded(config: Config, directory: RunDir) -> Iterator[Recorder]:
+    """Around a run's steps: where its rows go. The state of a run that stops is on disk before its mirror is closed."""
+    tracker = make_tracker(config, directory)
+    try:
+        yield Recorder(directory, tracker)
+    except BaseException as error:
+        leave(directory, error)
+        tracker.finish({}, directory.status()["state"])
+        raise
+    with deferred():
+        tracker.finish(directory.read("summary")["last"], "done")
 
 
 def make_tracker(config: Config, directory: RunDir) -> Tracker:

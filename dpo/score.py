@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from dpo.metrics import PairRows, log_ratios, wins
 from dpo.models.pretrained import check_same, load_tokenizer, weights_hash
 from dpo.models.weights import adapted
 from dpo.posthoc import choose, score_rows
-from dpo.records import RunDir
+from dpo.records import RunDir, state, to_json
 from dpo.reference import Reference
 from dpo.terminal import as_json
 from dpo.tree import layout_of
@@ -31,9 +30,8 @@ from dpo.tree import layout_of
 
 def finished(run: RunDir) -> Config:
     """The configuration of a finished run; raises UsageError for any other directory."""
-    state = run.status()["state"]
-    if state != "done":
-        raise UsageError(f"{run.path}: state is {state}; only a finished run can be scored or compared")
+    if state(run) != "done":
+        raise UsageError(f"{run.path}: state is {state(run)}; only a finished run can be scored or compared")
     if run.kind != "policy":
         raise UsageError(f"{run.path}: holds a {run.kind} model, which has no policy, loss or answers")
     return past.settings(run)
@@ -124,7 +122,7 @@ def score(
         with out.open("w", encoding="utf-8") as file:
             for i, name in enumerate(ids):
                 row = {"id": name} | {column: float(values[i]) for column, values in columns.items()}
-                file.write(json.dumps(row) + "\n")
+                file.write(to_json(row) + "\n")
     as_json({"pairs": len(ids), **metrics})
 
 

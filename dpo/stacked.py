@@ -11,7 +11,7 @@ N tokens of the packed row of its trees (its runs, then their pairs).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -168,14 +168,20 @@ def drive_together(works: Sequence[Work[T]]) -> list[T | Exception]:
         else:
             ends[k] = result.value if isinstance(result, StopIteration) else result
 
-    for k in range(len(works)):
-        go_on(k, None)
-    while waiting:
-        for group in groups_of(waiting):
-            steps = [waiting[k] for k in group]
-            joint = jointly(steps) if len(group) > 1 else None
-            for n, k in enumerate(group):
-                go_on(k, joint[n] if joint else by_itself(k, steps[n].accumulate))
+    try:
+        for k in range(len(works)):
+            go_on(k, None)
+        while waiting:
+            for group in groups_of(waiting):
+                steps = [waiting[k] for k in group]
+                joint = jointly(steps) if len(group) > 1 else None
+                for n, k in enumerate(group):
+                    go_on(k, joint[n] if joint else by_itself(k, steps[n].accumulate))
+    except BaseException as error:
+        for work in works:  # each says in its own files why it stopped
+            with suppress(BaseException):
+                work.throw(error)
+        raise
     return ends
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import io
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dpo import terminal
 from dpo.listing import SEEN, Glance, Listing, listing, look, say_remarks, shown
 from dpo.records import RunDir, write_atomically
+from dpo.streams import unread
 from dpo.terminal import Sheet
 
+LAUNCHERS = ".launchers"
+"""A file of a sweep's folder, on which every launcher at work there holds a shared lock."""
 TITLES = ("run", "state", "step", "loss", "margin", "accuracy", "pairs/s", "time left")
 
 
@@ -55,7 +62,7 @@ def clock(value: float) -> str:
 
 
 def show_status(folder: Path, watch: bool, json: bool = False, pause: float = 2.0) -> None:
-    """Print the table once, or keep it up to date until every run is done or failed."""
+    """Print the table once, or keep it up to date until nothing is at work any more, or nobody reads it."""
     found = listing(folder, whole=json)
     if watch:
         found = watched(folder, found, pause)
@@ -64,15 +71,15 @@ def show_status(folder: Path, watch: bool, json: bool = False, pause: float = 2.
     else:
         sheet(folder, found).show()
     for run in found.runs if not json else ():
-        if run.state == "failed":
+        if run.error:
             terminal.result((f"{run.name}: {terminal.line(run.error)}", "dim"))
     say_remarks(found.remarks)
 
 
 def watched(folder: Path, found: Listing, pause: float) -> Listing:
-    """Show the table anew until every run has ended; elsewhere than in a terminal, once it has."""
+    """Show the table anew until nothing is at work any more; elsewhere than in a terminal, once that is so."""
     if not terminal.is_terminal(sys.stdout):
-        while not over(found):
+        while not over(folder, found):
             time.sleep(pause)
             found = listing(folder, whole=False)
         sheet(folder, found).show()
@@ -83,22 +90,44 @@ def watched(folder: Path, found: Listing, pause: float) -> Listing:
         terminal.console(sys.stdout) as out,
         Live(sheet(folder, found).drawn(), console=out, auto_refresh=False) as live,
     ):
-        while not over(found):
+        while not over(folder, found) and not unread(sys.stdout):
             time.sleep(pause)
             found = listing(folder, whole=False)
             live.update(sheet(folder, found).drawn(), refresh=True)
     return found
 
 
-def over(found: Listing) -> bool:
-    """Whether every run has ended."""
-    return all(run.state in ("done", "failed") for run in found.runs)
+def over(folder: Path, found: Listing) -> bool:
+    """Whether nothing is at work: no run, and no launcher that would begin one."""
+    sweeps = {folder, *(run.run.path.parent for run in found.runs if run.run)}
+    return all(run.state != "running" for run in found.runs) and not any(map(busy, sweeps))
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Let others see that a launcher is at a sweep, also between two jobs."""
+    with (folder / LAUNCHERS).open("a") as handle:
+        with suppress(OSError):  # a file system without locks: its runs alone are seen
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+def busy(folder: Path) -> bool:
+    """Whether a launcher is at the sweep in this folder."""
+    try:
+        with (folder / LAUNCHERS).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
+    return False
 
 
 def sheet(folder: Path, found: Listing) -> Sheet:
     """A line per run: state, step, loss, margin, accuracy, speed, time left; the counts below."""
     left = sum(run.left for run in found.runs)
     foot = found.counts + (f"; {clock(left)} left in those that run" if left else "")
+    if any(run.state in ("pending", "interrupted") for run in found.runs) and over(folder, found):
+        foot += "; nothing is at work: the command that started it goes on"
     table = Sheet(str(folder), TITLES, right=TITLES[2:], foot=foot)
     for run in found.runs:
         newest = run.rows[-1] if run.rows else {}

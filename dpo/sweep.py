@@ -234,12 +234,13 @@ def unique(points: list[list[str]], configs: list[dict[str, Any]], swept: list[s
 
 
 def launch(
-    sweep: Sweep, folder: Path, numbers: Sequence[int], work: Callable[[int | None], Callable[[Any], None]]
+    sweep: Sweep, folder: Path, numbers: Sequence[int], work: Callable[[int | None, bool], Callable[[Any], None]]
 ) -> None:
-    """Have Hydra's launcher call `work(threads)(settings)` for each number, as settings.job, and wait for it.
+    """Have Hydra's launcher call `work(threads, here)(settings)` for each number, as settings.job, and wait for it.
 
     A launcher gets only numbers: what runs, and where its files go, was decided before and is the same for all of
     them. `threads` is what a launcher that starts processes leaves to each of them; None is torch's own choice.
+    `here` is False where the jobs belong to a cluster (Slurm): they go on when this process ends.
     """
     import hydra as hydra_package
     from hydra.core.global_hydra import GlobalHydra
@@ -254,12 +255,13 @@ def launch(
         config.hydra.sweep.update(dir=as_text(folder.resolve()), subdir=".")
         config.hydra.job.update(name=as_text(sweep.name), config_name=None)
     threads = threads_of(config.hydra.launcher)
+    here = not config.hydra.launcher._target_.endswith(".SlurmLauncher")
     GlobalHydra.instance().clear()
     with hydra_package.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(config_loader=loader, callbacks=hydra_package._internal.callbacks.Callbacks()),
-            task_function=work(threads),
+            task_function=work(threads, here),
             config=config,
         )
         for done in launcher.launch([[f"+job={number}"] for number in numbers], initial_job_idx=0):

@@ -228,7 +228,7 @@ def test_raising_nan_and_killed_jobs_let_all_others_finish_and_a_retry_runs_the_
     code, _, said = finish(arguments, faults)
     assert code == -9 and "1 done before, 5 to run" in said
     assert states(folder) == {0: "done", 1: "failed", 2: "failed", 3: "interrupted", 4: "done", 5: "done"}
-    assert "failed: RuntimeError: planted" in said and "failed: FloatingPointError: the loss is nan at step 4" in said
+    assert "failed: RuntimeError: planted" in said and "failed: FloatingPointError: train/loss is nan at step 4" in said
     code, _, said = finish(arguments)
     assert code == 0 and "3 done before, 3 to run" in said
     assert table(folder).count(",done,") == 6

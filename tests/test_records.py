@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from dpo.cache import locked
-from dpo.console import state
 from dpo.data.judge import Log
-from dpo.records import RunDir, find_runs, write_atomically
+from dpo.records import RunDir, find_runs, state, write_atomically
 from dpo.results.reading import read_rows
 
 

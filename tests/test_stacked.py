@@ -150,11 +150,11 @@ def test_the_models_of_a_stack_hold_one_base_and_others_their_own() -> None:
 def test_a_nan_in_one_run_of_a_stack_leaves_its_neighbours_alone(layout, cache: Path, tmp_path: Path) -> None:
     """One run's numbers overflow within a few steps; the other run ends as if alone."""
     same = ["optim.max_grad_norm=null", f"train.layout={layout}"]
-    assert main(stacked(cache, tmp_path / "together", "optim.lr=1e-3,1e30", *same)) == 1
+    assert main(stacked(cache, tmp_path / "together", "optim.lr=1e-3,1e38", *same)) == 1
     assert main(command(cache, tmp_path / "alone", *LORA, "optim.lr=1e-3", *same)) == 0
     [fine] = [r for r in find_runs(tmp_path / "together") if r.status()["state"] == "done"]
     [broken] = [r for r in find_runs(tmp_path / "together") if r.status()["state"] == "failed"]
-    assert "the loss is nan" in broken.status()["error"]
+    assert any(said in broken.status()["error"] for said in ("is nan at step", "without overflow"))
     [alone] = find_runs(tmp_path / "alone")
     same_rows(fine, alone)
 

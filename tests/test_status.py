@@ -72,7 +72,7 @@ def test_watch_ends_when_every_job_has(folder: Path, capsys) -> None:
 def test_a_folder_of_single_runs_has_a_status_too(finished: RunDir) -> None:
     """No sweep.json: every run below it."""
     found = listing(finished.path.parents[1])
-    assert len(found.runs) == 1 and over(found)
+    assert len(found.runs) == 1 and over(finished.path.parents[1], found)
 
 
 @pytest.mark.parametrize("content", [None, []])

@@ -22,7 +22,7 @@ from dpo.data.perturb import draw
 from dpo.errors import UsageError
 from dpo.evaluate.samples import Answer
 from dpo.progress import bar
-from dpo.records import read_json, write_atomically, write_json
+from dpo.records import read_json, to_json, write_atomically, write_json
 
 ENOUGH = 10
 """Questions after which the share without a verdict is looked at."""
@@ -91,7 +91,7 @@ class Log:
         """Rows at the end, on disk when this returns."""
         rows = list(rows)
         with self.one, self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            file.write("".join(to_json(row) + "\n" for row in rows))
             file.flush()
             os.fsync(file.fileno())
             self.rows += rows
@@ -237,7 +237,7 @@ def row_of(
 
 def write(directory: JudgedDir, rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
     """pairs.jsonl, then provenance.json with its hash, each whole or not at all."""
-    write_atomically(directory.pairs, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(directory.pairs, "".join(to_json(row) + "\n" for row in rows))
     write_json(directory.provenance, facts | {"pairs_sha256": sha256(directory.pairs)})
 
 

@@ -21,6 +21,7 @@ from dpo.evaluate import calibration, length
 from dpo.evaluate.drift import kl
 from dpo.evaluate.held_out import evaluate_pairs, noise_floor
 from dpo.evaluate.samples import Answer, answer, describe, repetition
+from dpo.finite import check_values
 from dpo.loop import Trainee
 from dpo.metrics import PairRows, scalars, token_means
 from dpo.pair_tables import other_pair
@@ -56,6 +57,7 @@ class Evaluator:
         rows = evaluate_pairs(
             scorer, self.pairs, self.stored, self.trainee.loss, beta, pad_id, budget, precision, shift.mean
         )
+        check_values({"loss": float(rows.values["loss"].mean())}, step, "eval")
         names = pair_names(self.pairs)
         rows = replace(rows, prompts=tuple(names["prompt"]))
         columns: dict[str, Any] = names | {name: column.numpy() for name, column in rows.values.items()}
@@ -71,6 +73,7 @@ class Evaluator:
         start = rows if step == 0 else PairRows.read(first)
         tie = noise_floor(scorer, self.pairs, pad_id, budget, precision, start if self.is_start else None)
         values = describe_pairs(rows, beta, tie, start) | shift.logged(self.trainee.loss.needs)
+        check_values(values, step, "eval")  # before answers are drawn from such numbers
         if step in (0, steps):
             values |= self._answers(step)
         self.recorder.log(step, "eval", values, {"evaluation": time.perf_counter() - begin})

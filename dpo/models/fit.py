@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from dpo.finite import broken
 from dpo.progress import bar
 
 Example = tuple[Sequence[int], Sequence[int]]
@@ -18,6 +19,8 @@ def fit(
     model: Any, examples: Sequence[Example], steps: int, batch_size: int, lr: float, seed: int, pad_id: int, title: str
 ) -> None:
     """Train `model` in place: mean cross-entropy over the completion tokens of each batch.
+
+    Raises FloatingPointError where the last loss or a weight is not finite: nobody may start from that.
 
     AdamW, a short warm-up, then cosine to a tenth of `lr` (1/step). Batches are slices of seeded
     permutations. `examples` hold prompt and completion ids; an empty prompt trains on every token but the first.
@@ -43,6 +46,10 @@ def fit(
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
+    name = broken(model.named_parameters())
+    if name or not bool(loss.isfinite()):
+        what = f"the weight {name} is not finite" if name else f"the loss is {float(loss)}"
+        raise FloatingPointError(f"{title}: {what} after {steps} steps; lower its lr={lr:g} (sft.lr, model.lr)")
 
 
 def padded(examples: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

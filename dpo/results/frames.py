@@ -9,16 +9,19 @@ load_run("outputs/runs/x").config    # one run
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from dpo.errors import UsageError
-from dpo.records import RunDir, find_runs
+from dpo.interrupt import KILLED
+from dpo.records import RunDir, find_runs, held
 from dpo.results.arms import Arm, arms, axes, varied
 from dpo.results.one_run import Run as Run
 from dpo.results.reading import OF_A_FINISHED_RUN, is_job, is_metric_row, natural, read_config, read_file, read_rows
@@ -139,7 +142,20 @@ def load_run(path: str | Path) -> Run:
     made, summary, audit = (read_file(folder / f"{name}.json", notes) or {} for name in FILES)
     rows, faults = read_rows(directory.metrics, is_metric_row)
     config = read_config(directory.config, notes)
+    if status.get("state") == "running" and not held(directory.lock):
+        status = {"state": "interrupted", "cause": KILLED}
+    if status.get("state") == "done" and (odd := not_finite(rows)):
+        status = {"state": "failed", "error": odd}
     return Run(folder, status, config, made, summary, audit, tuple(rows), said=(*notes, *faults))
+
+
+def not_finite(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What no evaluation may hold, in a line; empty where all is well. Such a run cannot be done: its weights broke."""
+    for row in rows:
+        for name, value in row.items() if row["kind"] == "eval" else ():
+            if value is None or (isinstance(value, float) and not math.isfinite(value)):
+                return f"step {row['step']}: {name} is {value}"
+    return ""
 
 
 def load(path: str | Path) -> Runs:

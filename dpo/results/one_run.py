@@ -52,13 +52,13 @@ class Run:
 
     @property
     def state(self) -> str:
-        """pending, running, done or failed, as status.json says; unreadable where it cannot be read."""
+        """pending, running, done, failed or interrupted (also a run that nobody is at); unreadable where it is that."""
         return str(self.status.get("state", "unreadable"))
 
     @property
     def error(self) -> str:
-        """What a failed run failed with, in a line."""
-        return str(self.status.get("error", ""))
+        """What a run failed with, or was interrupted by, in a line."""
+        return str(self.status.get("error", self.status.get("cause", "")))
 
     @property
     def kind(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from dpo.finite import check_values
 from dpo.records import RunDir
 
 
@@ -17,7 +18,7 @@ class Tracker(Protocol):
 
     def replay(self, past: Iterable[dict[str, Any] | list[dict[str, Any]]]) -> None: ...
 
-    def finish(self, summary: dict[str, Any], failed: bool) -> None: ...
+    def finish(self, summary: dict[str, Any], state: str) -> None: ...
 
 
 class NoTracker:
@@ -32,7 +33,7 @@ class NoTracker:
     def replay(self, past: Iterable[dict[str, Any] | list[dict[str, Any]]]) -> None:
         pass
 
-    def finish(self, summary: dict[str, Any], failed: bool) -> None:
+    def finish(self, summary: dict[str, Any], state: str) -> None:
         pass
 
 
@@ -44,7 +45,11 @@ class Recorder:
         self.tracker = tracker
 
     def log(self, step: int, kind: str, values: dict[str, float], timing: dict[str, float]) -> None:
-        """One row: `values` become <kind>/<name>, wall-clock `timing` becomes time/<name>."""
+        """One row: `values` become <kind>/<name>, wall-clock `timing` becomes time/<name>.
+
+        Raises FloatingPointError, and writes nothing, where a value is not finite.
+        """
+        check_values(values, step, kind)
         row: dict[str, Any] = {"step": step, "kind": kind, "train/global_step": step}
         row |= {f"{kind}/{name}": value for name, value in values.items()}
         row |= {f"time/{name}": value for name, value in timing.items()}

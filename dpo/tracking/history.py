@@ -9,7 +9,6 @@ stored. Tables of pairs are not there, so estimates over pairs need the original
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from dpo.config import dump
 from dpo.errors import UsageError
-from dpo.records import RunDir, write_atomically
+from dpo.records import RunDir, to_json, write_atomically
 from dpo.tracking.wandb import client, first_line
 
 STATES = {"finished": "done", "running": "running", "pending": "pending"}
@@ -63,7 +62,7 @@ def write(run: Any, directory: RunDir) -> None:
         raise UsageError(f"W&B run {run.name}: has no resolved configuration under config; it is not a run of dpo")
     directory.create()
     write_atomically(directory.config, dump(run.config["config"]))
-    write_atomically(directory.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomically(directory.metrics, "".join(to_json(row) + "\n" for row in rows))
     directory.set_status(
         STATES.get(run.state, "failed"), **({} if run.state in STATES else {"error": f"W&B: {run.state}"})
     )

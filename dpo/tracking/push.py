@@ -19,10 +19,9 @@ from typing import Any
 
 from dpo.cache import key
 from dpo.config import read_plain
-from dpo.console import state
 from dpo.errors import UsageError, check_project
 from dpo.progress import bar, say
-from dpo.records import RunDir, find_runs
+from dpo.records import RunDir, find_runs, state
 from dpo.tracking.shown import Shown, entries, shown
 from dpo.tracking.wandb import QUIET, client, first_line, line, set_axis, slug, tag_superseded
 

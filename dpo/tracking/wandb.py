@@ -32,6 +32,9 @@ QUIET = {
 LEAST = 5.0
 """Seconds that ending may take even where starting took all of the timeout."""
 
+EXIT_CODES = {"done": 0, "failed": 1, "interrupted": 255}
+"""What W&B is told; 255 is its own client's for Ctrl-C."""
+
 USED: set[str] = set()
 """Ids of an agent that a run of this process has taken."""
 
@@ -180,12 +183,16 @@ class WandbTracker:
             else:
                 self.log(entry)
 
-    def finish(self, summary: dict[str, Any], failed: bool) -> None:
-        """End the run there; `metric_rows` in its summary is how many rows a reader must find."""
-        self._send(lambda: self.run.summary.update(summary | {"metric_rows": self.rows}))
-        self._send(lambda: self.run.finish(exit_code=int(failed)))
-        if not self.errands.done_within(None if self.run.offline else self.left):
-            self._lose(f"it did not take everything in {self.left:.0f} s")
+    def finish(self, summary: dict[str, Any], state: str) -> None:
+        """End the run there as done, failed or interrupted; `metric_rows` in its summary is how many rows to find.
+
+        An interrupted process is killed soon: it waits no longer than `LEAST` seconds.
+        """
+        seconds = min(self.left, LEAST) if state == "interrupted" else self.left
+        self._send(lambda: self.run.summary.update(summary | {"state": state, "metric_rows": self.rows}))
+        self._send(lambda: self.run.finish(exit_code=EXIT_CODES[state]))
+        if not self.errands.done_within(None if self.run.offline else seconds):
+            self._lose(f"it did not take everything in {seconds:.0f} s")
 
     def _lose(self, reason: str) -> None:
         """Say once that the server is out of reach, and never wait for it again in this process."""

@@ -111,14 +111,15 @@ def test_older_tables_without_a_prompt_take_each_pair_for_its_own(tmp_path) -> N
 
 
 def test_every_state_is_kept_and_only_finished_policies_count(tmp_path) -> None:
-    """failed, running, reward models and jobs without a directory are there, and apart."""
+    """failed, interrupted, reward models and jobs without a directory are there, and apart."""
     for seed, state in enumerate(("done", "failed", "running")):
         write_run(tmp_path, seed, state=state)
     write_run(tmp_path, 3, provenance={"kind": "reward"})
     runs = load(tmp_path)
     sweep_file(tmp_path, [(run.id, run.name) for run in runs] + [("0123abcd", "beta0.1-seed9")])
     runs = load(tmp_path)
-    assert sorted(runs.runs["state"]) == ["done", "done", "failed", "running"]
+    assert sorted(runs.runs["state"]) == ["done", "done", "failed", "interrupted"]  # nobody is at the running one
+    assert runs.runs.set_index("seed")["error"][2] == "killed"
     assert [run.seed for run in runs.done] == [0] and [run.seed for run in runs.rewards] == [3]
     assert [run.seed for run in runs.unfinished] == [1, 2]
     assert runs.pending == ((tmp_path.name, "beta0.1-seed9", "0123abcd"),)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpo.console import state
-from dpo.records import find_runs
+from dpo.records import find_runs, state
 from dpo.sweep import read, sweeps_dir
 
 from ..conftest import SMALL

@@ -79,10 +79,10 @@ def test_a_resumed_attempt_is_a_run_of_its_own_and_sets_its_forerunner_aside(tmp
     options = ("offline", "p", None, 10.0, tmp_path, Shown({"name": "n"}, {}))
     first = WandbTracker(*options)
     first.log({"step": 1, "kind": "train", "train/global_step": 1, "train/loss": 0.7})
-    first.finish({}, failed=True)
+    first.finish({}, "failed")
     second = WandbTracker(*options, forerunners=[first.id])
     second.replay([{"train/global_step": 1, "train/loss": 0.7}])
-    second.finish({}, failed=False)
+    second.finish({}, "done")
     (left,) = offline_runs(tmp_path)
     assert left.name.endswith(second.id) and [row["train/loss"] for row in history(left)] == [0.7]
     assert next(p.name for p in (tmp_path / "wandb" / "superseded").iterdir()).endswith(first.id)
@@ -96,7 +96,7 @@ def test_a_step_does_not_wait_for_the_client(tmp_path: Path, monkeypatch: pytest
     for step in (1, 2, 3):
         tracker.log({"step": step, "kind": "train", "train/global_step": step})
     go_on.set()
-    tracker.finish({}, failed=False)
+    tracker.finish({}, "done")
     (left,) = offline_runs(tmp_path)
     assert [row["train/global_step"] for row in history(left)] == [1, 2, 3]
 

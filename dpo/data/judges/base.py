@@ -131,7 +131,12 @@ class ScoringJudge(Judge):
 
 
 def by_score(question: Question, scores: Sequence[float]) -> Verdict:
-    """Best against worst, the earliest sample of equals; a tie where all scores are equal."""
+    """Best against worst, the earliest sample of equals; a tie where all scores are equal.
+
+    No verdict where a score is not finite: nothing can be said of its order.
+    """
+    if not all(map(math.isfinite, scores)):
+        return Verdict(question.id, "no_verdict", detail={"scores": {str(a.sample): None for a in question.answers}})
     best = max(range(len(scores)), key=lambda i: (scores[i], -i))
     worst = min(range(len(scores)), key=lambda i: (scores[i], i))
     detail = {"scores": {str(a.sample): s for a, s in zip(question.answers, scores, strict=True)}}
