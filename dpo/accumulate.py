@@ -100,6 +100,11 @@ class Step:
         """Whether the policy reads pairs as token trees, without padding."""
         return getattr(self.scorer, "layout", "padded") == "shared_prompt"
 
+    def groups(self, batch: PairBatch) -> list[list[int]]:
+        """The rows that the policy reads together."""
+        own: Any = getattr(self.scorer, "groups", PairBatch.groups)
+        return own(batch)  # type: ignore[no-any-return]
+
     def begin(self) -> None:
         """What belongs to the whole batch; nothing of it is read yet."""
         self.device = next(self.scorer.parameters()).device
@@ -129,7 +134,7 @@ class Step:
         """The pairs of a micro-batch, counted; `slots` are the places its rows take where another batch holds them."""
         batch = collate(self.pairs, group, self.pad_id)
         tokens = int(batch.mask_RT.sum())
-        own = tokens if self.packed else int(batch.widths().sum())
+        own = tokens if self.packed else int(batch.widths(self.groups(batch)).sum())
         self.tokens, self.slots = self.tokens + tokens, self.slots + (own if slots is None else slots)
         return batch.to(self.device)
 

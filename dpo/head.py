@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dpo.distributions import entropy_and_top, log_collision
 from dpo.kernels import asked_dtype
 
 CHUNK_BYTES = 1 << 25
@@ -109,13 +110,6 @@ def head_logps(
         return HeadLogps.apply(*operands, ids_N, cap, wants)
 
 
-def head_logits(hidden_nD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, cap: float | None) -> Tensor:
-    """The logits that `head_logps` is about, all at once, in float32."""
-    operands = as_autocast(hidden_nD, weight_VD, bias_V)
-    with torch.autocast(hidden_nD.device.type, enabled=False):
-        return capped(project(*operands), cap)
-
-
 def as_autocast(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """A linear layer's operands in the dtype that autocast would give it here."""
     dtype = asked_dtype(weight_VD)
@@ -150,8 +144,6 @@ def slope(p_nV: Tensor, ids_n: Tensor, damp_nV: Tensor | None) -> Tensor:
 
 def token_facts(logits_nV: Tensor, ids_n: Tensor, wants: tuple[str, ...]) -> Tensor:
     """Rows of `HeadLogps`' facts for one chunk."""
-    from dpo.logps import entropy_and_top, log_collision
-
     rows = [log_collision(logits_nV)] if "wpo" in wants else []
     if "token_facts" in wants:
         rows += entropy_and_top(logits_nV, ids_n)

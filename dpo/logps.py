@@ -12,14 +12,15 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dpo.attention import reading
-from dpo.data.batches import PairBatch, collate, in_order
-from dpo.data.tokens import TokenPair
-from dpo.head import head_logits, head_logps
+from dpo.data.batches import PairBatch, in_order
+from dpo.distributions import entropy_and_top, kl_from, log_collision, pad_rows, token_logps
+from dpo.head import head_logps
+from dpo.head_look import bare, hooked, linear_head, narrows
 from dpo.kernels import quicken
+from dpo.rotary import OwnLengths
 from dpo.tree import as_trees, refusal
 
 NO_NEEDS: frozenset[str] = frozenset()
@@ -99,18 +100,20 @@ class Scorer(nn.Module):
     One forward per batch, so that a wrapper for many devices can sit around it. `layout` is how the batch's pairs
     are laid out for the model: "padded" rows, or the "shared_prompt" once with both answers behind it
     (`dpo.tree`). Log-probs come from the hidden states a few positions at a time (`dpo.head`) where the head is
-    known to be linear and nothing else: in trees, and in padded rows of other families once a pass has shown it.
+    known to be linear and nothing else. `lengths` says which rows may be read together, where not all may.
     """
 
     def __init__(self, model: Any, layout: str = "padded") -> None:
         super().__init__()
         self.model = model
-        self.layout = layout
-        self.cap = getattr(bare(model).config, "final_logit_softcapping", None)
-        if layout == "shared_prompt":
+        self.lengths = OwnLengths.of(model)
+        self.layout = layout if self.lengths is None else "padded"
+        if self.layout == "shared_prompt":
             quicken(model)
         # padded rows of a family that has trees are what trees are held against
-        self.by_chunks = layout == "shared_prompt" or (refusal(model.config) is not None and self.linear_head())
+        by_hidden = self.layout == "shared_prompt" or refusal(model.config) is not None
+        self.narrows = narrows(self)
+        self.by_chunks, self.cap = linear_head(self) if by_hidden else (False, None)
 
     def forward(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
         """logp_RC: log-prob of each completion token given all before it, zero past a row's length.
@@ -130,6 +133,8 @@ class Scorer(nn.Module):
 
     def groups(self, batch: PairBatch) -> list[list[int]]:
         """The rows that one pass over the model reads: all of them as trees, else those of similar length."""
+        if self.lengths is not None:
+            return self.lengths.groups(batch.mask_RT.sum(1).tolist())
         return batch.groups() if self.layout == "padded" else [list(range(len(batch.ids_RT)))]
 
     def read(self, batch: PairBatch, needs: frozenset[str] = NO_NEEDS, reference_NV: Tensor | None = None) -> Tensor:
@@ -176,37 +181,17 @@ class Scorer(nn.Module):
             packed = as_trees(batch)
             chosen, inputs, context = (0, packed.predicts_M), packed.inputs, reading(packed.tree, self.model.config)
         else:
-            predicts_RT = torch.zeros_like(batch.completion_RT)
-            predicts_RT[:, :-1] = batch.completion_RT[:, 1:]
-            chosen, context = predicts_RT, nullcontext()
+            chosen, context = batch.predicts_RT(), nullcontext()
             inputs = {"input_ids": batch.ids_RT, "attention_mask": batch.mask_RT}
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(narrow)
-        try:
-            with context:
-                out = self.model(**inputs, use_cache=False)
-        finally:
-            hook.remove()
-        return hidden[0], out.logits[0]
-
-    @torch.no_grad()
-    def linear_head(self) -> bool:
-        """Whether the model's logits are its head's product, soft-capped as its config says, and nothing else.
-
-        Looked at with eager attention: fast ones refuse some dtypes outside of autocast.
-        """
-        head, config = self.plain_head(), self.model.config
-        if head is None:
-            return False
-        batch = collate([TokenPair("", (0,), (1,), (2, 3))], [0], 0).to(head.weight.device)
-        asked, config._attn_implementation = config._attn_implementation, "eager"
-        try:
-            with torch.random.fork_rng(range(torch.cuda.device_count())):  # nobody's dropout is drawn here
-                hidden_ND, logits_NV = self.one_pass(batch)
-        finally:
-            config._attn_implementation = asked
-        expected_NV = head_logits(hidden_ND, head.weight, head.bias, self.cap)
-        near = (1e-3 if logits_NV.dtype == torch.float32 else 2e-2) * float(logits_NV.abs().max())
-        return near > 0 and torch.allclose(expected_NV, logits_NV.float(), rtol=0, atol=near)
+        if self.lengths is not None:
+            self.lengths.forget()
+        head = self.model.get_output_embeddings()
+        narrowed = head is not None and self.narrows
+        hook = hooked(head.register_forward_pre_hook(narrow)) if narrowed else nullcontext()
+        with hook, context:
+            logits = self.model(**inputs, use_cache=False).logits
+        # without a head of its own that it calls a model has made all logits
+        return (hidden[0], logits[0]) if hidden else (logits[:0, 0], logits[chosen][:few])
 
     def from_trees(self, batch: PairBatch, head: nn.Linear, needs: frozenset[str]) -> Tensor:
         """What `forward` returns of token trees, without the logits of all completion tokens at once."""
@@ -229,53 +214,6 @@ class Scorer(nn.Module):
         """The head where it is one linear layer and nothing else: no adapter on it."""
         head = bare(self.model).get_output_embeddings()
         return head if type(head) is nn.Linear else None
-
-
-def bare(model: Any) -> Any:
-    """The model inside an adapter's wrapper, with the adapter's layers in place."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def token_logps(logits_NV: Tensor, batch: PairBatch) -> Tensor:
-    """logp_RC of a batch's completion tokens under the logits that predict them."""
-    logp_N = -F.cross_entropy(logits_NV.float(), batch.ids_RT[batch.completion_RT], reduction="none")
-    return pad_rows(logp_N, batch.length_R)
-
-
-@torch.no_grad()
-def log_collision(logits_NV: Tensor) -> Tensor:
-    """log sum_v p(v)^2, shape (N,): how likely two draws from each distribution are the same token, in nats."""
-    logits_NV = logits_NV.float()
-    return (2 * logits_NV).logsumexp(-1) - 2 * logits_NV.logsumexp(-1)
-
-
-def kl_from(reference_NV: Tensor, logits_NV: Tensor) -> Tensor:
-    """KL(reference || policy) of each distribution in nats, shape (N,), with the policy's graph.
-
-    Where one model pads its vocabulary further than the other, both are cut to the shorter one.
-    """
-    width = min(reference_NV.shape[-1], logits_NV.shape[-1])
-    reference_NV = reference_NV[:, :width].float().log_softmax(-1)
-    return (reference_NV.exp() * (reference_NV - logits_NV[:, :width].float().log_softmax(-1))).sum(-1)
-
-
-@torch.no_grad()
-def entropy_and_top(logits_NV: Tensor, ids_N: Tensor, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-    """(entropy_N in nats, top_N): 1 where the token is the argmax; `chunk` positions at a time bound the memory."""
-    entropies, tops = [], []
-    for logits_nV, ids_n in zip(logits_NV.split(chunk), ids_N.split(chunk), strict=True):
-        logp_nV = logits_nV.float().log_softmax(-1)
-        p_nV = logp_nV.exp()
-        entropies.append(-torch.xlogy(p_nV, p_nV).sum(-1))  # 0 where p underflows, unlike p * log p
-        tops.append((logp_nV.argmax(-1) == ids_n).float())
-    return torch.cat(entropies), torch.cat(tops)
-
-
-def pad_rows(flat_N: Tensor, length_R: Tensor) -> Tensor:
-    """Rows of the given lengths, laid end to end in `flat_N`, as a zero-padded (R, C) tensor."""
-    width = int(length_R.max())
-    mask_RC = torch.arange(width, device=flat_N.device) < length_R[:, None]
-    return flat_N.new_zeros(mask_RC.shape).masked_scatter(mask_RC, flat_N)
 
 
 def score(

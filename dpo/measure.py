@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dpo.data.batches import PairBatch, collate
 from dpo.data.tokens import TokenPair
-from dpo.logps import PairLogps, Scores, score, token_logps
+from dpo.distributions import token_logps
+from dpo.logps import PairLogps, Scores, score
 from dpo.reference import StoredLogps
 
 

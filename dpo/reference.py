@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from dpo.cache import build_once, key
 from dpo.data.batches import PairBatch, collate, micro_batches
 from dpo.data.tokens import TokenPair, content_hash, mismatch
+from dpo.distributions import pad_rows
 from dpo.errors import UsageError
-from dpo.logps import NO_NEEDS, PairLogps, Scorer, pad_rows
+from dpo.logps import NO_NEEDS, PairLogps, Scorer
 from dpo.models.liger import fused
 from dpo.models.pretrained import weights_hash
 from dpo.progress import bar
@@ -126,6 +127,7 @@ class Reference:
             content_hash(pairs),
             *([] if self.layout == "padded" else [self.layout]),
             *(["liger"] if fused(self.model) else []),
+            *(["own lengths"] if self.scorer.lengths else []),
         ]
         path = cache / "reference" / f"{key(*parts)}.safetensors"
 

@@ -97,7 +97,9 @@ def accumulate(steps: Sequence[Step]) -> list[tuple[PairRows, float]]:
         pairs = [step.pairs[i] for step, group in zip(steps, groups, strict=True) for i in group]
         joint = collate(pairs, range(len(pairs)), first.pad_id).to(first.device)
         scored = read(steps, joint, wanted)
-        slots_J = [None] * jobs if first.packed else joint.widths().view(2, jobs, -1).sum((0, 2)).tolist()
+        slots_J = (
+            [None] * jobs if first.packed else joint.widths(first.groups(joint)).view(2, jobs, -1).sum((0, 2)).tolist()
+        )
         for j, (step, group) in enumerate(zip(steps, groups, strict=True)):
             parts[j].append(step.part(step.collate(group, slots_J[j]), share(scored, j, jobs, bool(wanted))))
         torch.stack([part[-1].loss for part in parts]).sum().backward()
@@ -114,7 +116,7 @@ def read(steps: Sequence[Step], joint: PairBatch, needs: frozenset[str]) -> Tens
             with side_by_side(models, stretches(joint, jobs), 1):
                 return scorer(joint, needs)
         owner_R = torch.arange(jobs).repeat_interleave(len(joint.pair_B) // jobs).repeat(2).tolist()
-        groups = [sorted(rows, key=lambda r: owner_R[r]) for rows in joint.groups()]
+        groups = [sorted(rows, key=lambda r: owner_R[r]) for rows in first.groups(joint)]
         parts = []
         for rows in groups:
             owners = [owner_R[r] for r in rows]

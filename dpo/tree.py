@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dpo.data.batches import PairBatch
+from dpo.rotary import by_length
 
 FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3"),
@@ -264,6 +265,8 @@ def refusal(config: Any) -> str | None:
         return f"model type {config.model_type} is not one of {', '.join(FAMILIES)}"
     if config._attn_implementation not in ("sdpa", "eager"):
         return f"model.attention={config._attn_implementation} is not sdpa or eager"
+    if by_length(config) is not None:
+        return "its rotary frequencies depend on the length of a text"
     if getattr(config, "use_bidirectional_attention", False):
         return "its attention is bidirectional"
     return None

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from dpo.data import batches
 from dpo.data.batches import collate
 from dpo.data.tokens import TokenPair
-from dpo.logps import PairLogps, Scorer, pad_rows, score
+from dpo.distributions import pad_rows
+from dpo.logps import PairLogps, Scorer, score
 from tests import toys
 
 EVERY = pytest.mark.parametrize("family", toys.FAMILIES)

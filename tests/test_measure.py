@@ -8,7 +8,8 @@ from dpo.accumulate import drive
 from dpo.beta import Fixed
 from dpo.data.batches import collate, micro_batches
 from dpo.data.tokens import TokenPair, mismatch
-from dpo.logps import PairLogps, Scorer, kl_from, score
+from dpo.distributions import kl_from
+from dpo.logps import PairLogps, Scorer, score
 from dpo.loop import Trainee, optimizer_step
 from dpo.losses.ipo import Ipo
 from dpo.losses.sigmoid import Sigmoid

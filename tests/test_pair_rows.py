@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dpo.data.batches import collate
-from dpo.logps import PairLogps, Scorer, entropy_and_top, score
+from dpo.distributions import entropy_and_top
+from dpo.logps import PairLogps, Scorer, score
 from dpo.losses.base import LossOut
 from dpo.metrics import PairRows, flags, scalars, token_means, wins
 from tests import toys

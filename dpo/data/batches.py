@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dpo.data.tokens import TokenPair
@@ -47,6 +48,10 @@ class PairBatch:
             length_R=self.length_R.to(device),
         )
 
+    def predicts_RT(self) -> Tensor:
+        """True where the next token is a completion token."""
+        return F.pad(self.completion_RT[:, 1:], (0, 1))
+
     def groups(self) -> list[list[int]]:
         """Rows to read together, so that little is padding: see `rectangles`."""
         return rectangles(self.mask_RT.sum(1).tolist())
@@ -66,11 +71,11 @@ class PairBatch:
         places = [torch.arange(ends[r] - lengths[r], ends[r]) for r in rows]
         return torch.cat(places).to(self.ids_RT.device)
 
-    def widths(self) -> Tensor:
+    def widths(self, groups: Sequence[list[int]]) -> Tensor:
         """How many places each row takes, padding included: tokens of the longest row of its group, shape (R,)."""
         length_R = self.mask_RT.sum(1).cpu()
         widths_R = torch.empty_like(length_R)
-        for rows in rectangles(length_R.tolist()):
+        for rows in groups:
             widths_R[rows] = length_R[rows].max()
         return widths_R
 
@@ -136,7 +141,7 @@ def back(groups: Sequence[Sequence[int]]) -> Tensor:
 def in_order(parts: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
     """(..., R, C) in the batch's order from a part (..., r, c) for each group of its rows; zero past a part's c."""
     width = max(part.shape[-1] for part in parts)
-    padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in parts]
+    padded = [F.pad(part, (0, width - part.shape[-1])) for part in parts]
     return torch.cat(padded, -2).index_select(-2, back(groups).to(parts[0].device))
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from dpo.finite import broken
 from dpo.progress import bar
+from dpo.rotary import OwnLengths
 
 Example = tuple[Sequence[int], Sequence[int]]
 
@@ -26,6 +27,7 @@ def fit(
     permutations. `examples` hold prompt and completion ids; an empty prompt trains on every token but the first.
     """
     device = next(model.parameters()).device
+    lengths = OwnLengths.of(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
     warmup = max(1, min(50, steps // 10))
@@ -38,11 +40,11 @@ def fit(
         while len(order) < batch_size:
             order += torch.randperm(len(examples), generator=generator).tolist()
         batch, order = order[:batch_size], order[batch_size:]
-        ids_RT, mask_RT, target_RT = padded([examples[i] for i in batch], pad_id)
-        logits = model(input_ids=ids_RT.to(device), attention_mask=mask_RT.to(device), use_cache=False).logits
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target_RT[:, 1:].flatten().to(device))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if lengths is None:
+            loss_and_count(model, [examples[i] for i in batch], pad_id, device)[0].backward()
+        else:
+            one_by_one(model, [examples[i] for i in batch], pad_id, device, lengths)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -50,6 +52,26 @@ def fit(
     if name or not bool(loss.isfinite()):
         what = f"the weight {name} is not finite" if name else f"the loss is {float(loss)}"
         raise FloatingPointError(f"{title}: {what} after {steps} steps; lower its lr={lr:g} (sft.lr, model.lr)")
+
+
+def loss_and_count(
+    model: Any, examples: Sequence[Example], pad_id: int, device: torch.device
+) -> tuple[torch.Tensor, int]:
+    """(mean cross-entropy over the completion tokens of some examples, how many those are)."""
+    ids_RT, mask_RT, target_RT = padded(examples, pad_id)
+    logits = model(input_ids=ids_RT.to(device), attention_mask=mask_RT.to(device), use_cache=False).logits
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target_RT[:, 1:].flatten().to(device))
+    return loss, int((target_RT[:, 1:] >= 0).sum())
+
+
+def one_by_one(model: Any, examples: Sequence[Example], pad_id: int, device: torch.device, lengths: OwnLengths) -> None:
+    """Send back the gradient of the mean over all examples' tokens, each text read with the positions of its own."""
+    groups = lengths.groups([len(prompt) + len(completion) for prompt, completion in examples])
+    total = sum(len(completion) - (not prompt) for prompt, completion in examples)
+    for group in groups:
+        lengths.forget()
+        loss, count = loss_and_count(model, [examples[i] for i in group], pad_id, device)
+        (loss * (count / total)).backward()
 
 
 def padded(examples: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ from dpo.models.adapters import Adapter
 from dpo.models.pretrained import DTYPES, Pretrained, attending, load_model
 from dpo.models.tiny import Tiny
 from dpo.models.weights import adapted, fitted
+from dpo.rotary import OwnLengths
 
 HEAD = "score"
 """What transformers calls the head of a decoder's sequence classification form."""
@@ -87,10 +88,15 @@ class RewardScorer(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.lengths = OwnLengths.of(model)
+
+    def groups(self, batch: PairBatch) -> list[list[int]]:
+        """The rows that one pass over the model reads."""
+        return batch.groups() if self.lengths is None else self.lengths.groups(batch.mask_RT.sum(1).tolist())
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """(chosen_B, rejected_B): the head's output at each row's last token, in float32."""
-        groups = batch.groups()
+        groups = self.groups(batch)
         reward_R = torch.cat([self.rewards(batch.only(rows)) for rows in groups])
         chosen_B, rejected_B = reward_R[back(groups)].chunk(2)
         return chosen_B, rejected_B
@@ -101,6 +107,8 @@ class RewardScorer(nn.Module):
         The head's outputs are caught by a hook and picked by the mask: transformers looks for the last
         token that is not the pad token, and where padding is done with EOS that is not the last one.
         """
+        if self.lengths is not None:
+            self.lengths.forget()
         caught: list[Tensor] = []
         hook = head_of(self.model).register_forward_hook(lambda module, inputs, output: caught.append(output))
         try:

@@ -152,7 +152,7 @@ def test_a_row_takes_as_many_places_as_the_longest_of_its_group():
     """Rows of 400 and 300 tokens in two groups of 2: 1400 places without padding; the whole would be 1600."""
     pairs = [TokenPair(str(i), (1,), (2,) * 399, (3,) * 299) for i in range(2)]
     batch = collate(pairs, [0, 1], pad_id=0)
-    assert batch.groups() == [[2, 3], [0, 1]] and batch.widths().tolist() == [400, 400, 300, 300]
+    assert batch.groups() == [[2, 3], [0, 1]] and batch.widths(batch.groups()).tolist() == [400, 400, 300, 300]
 
 
 @QUICK
