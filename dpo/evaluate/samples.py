@@ -12,6 +12,8 @@ from dpo.data.ends import ends
 from dpo.data.pair import Text
 from dpo.data.templates import render
 from dpo.data.tokens import encode_prompt
+from dpo.models.limits import check_answers
+from dpo.rotary import OwnLengths
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,12 @@ class PickBySeed:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.temperature = temperature
 
+    def only(self, row: int) -> PickBySeed:
+        """What picks for this row of a batch, for a batch of it alone."""
+        alone = PickBySeed([], self.temperature)
+        alone.generators = [self.generators[row]]
+        return alone
+
     def __call__(self, ids_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
         wait_BV = torch.empty(logits_BV.shape, dtype=torch.float64)
         for row, generator in enumerate(self.generators):
@@ -106,9 +114,21 @@ def answer_batch(
     ids: Sequence[list[int]],
     max_new_tokens: int,
     sampling: dict[str, Any],
-    processors: Sequence[Any] = (),
+    processors: Sequence[PickBySeed] = (),
 ) -> list[Answer]:
-    """Answers to rendered prompts, padded on the left and generated together."""
+    """Answers to rendered prompts, padded on the left and generated together.
+
+    Where positions depend on the longest text (`dpo.rotary`), one after the other, so that none depends on another.
+    """
+    check_answers(model, map(len, ids), max_new_tokens)
+    if (lengths := OwnLengths.of(model)) is not None:
+        lengths.forget()
+        if len(ids) > 1:
+            rest = max_new_tokens, sampling
+            picks = [[process.only(row) for process in processors] for row in range(len(ids))]
+            rows = [slice(row, row + 1) for row in range(len(ids))]
+            each = zip(rows, picks, strict=True)
+            return [answer_batch(model, tokenizer, texts[r], ids[r], *rest, own)[0] for r, own in each]
     device, pad = next(model.parameters()).device, tokenizer.pad_token_id
     stop = ends(tokenizer, model)
     width = max(map(len, ids))
