@@ -71,6 +71,7 @@ class Reference:
         self.precision = precision
         self.layout = layout
         self.scorer = Scorer(model, layout)
+        self.by_lengths = self.scorer.lengths is not None
         self.hash = weights_hash(model)
 
     @torch.no_grad()
@@ -127,7 +128,7 @@ class Reference:
             content_hash(pairs),
             *([] if self.layout == "padded" else [self.layout]),
             *(["liger"] if fused(self.model) else []),
-            *(["own lengths"] if self.scorer.lengths else []),
+            *(["own lengths"] if self.by_lengths else []),
         ]
         path = cache / "reference" / f"{key(*parts)}.safetensors"
 
