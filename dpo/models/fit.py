@@ -41,10 +41,7 @@ def fit(
             order += torch.randperm(len(examples), generator=generator).tolist()
         batch, order = order[:batch_size], order[batch_size:]
         optimizer.zero_grad(set_to_none=True)
-        if lengths is None:
-            loss_and_count(model, [examples[i] for i in batch], pad_id, device)[0].backward()
-        else:
-            one_by_one(model, [examples[i] for i in batch], pad_id, device, lengths)
+        loss = sent_back(model, [examples[i] for i in batch], pad_id, device, lengths)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -52,6 +49,27 @@ def fit(
     if name or not bool(loss.isfinite()):
         what = f"the weight {name} is not finite" if name else f"the loss is {float(loss)}"
         raise FloatingPointError(f"{title}: {what} after {steps} steps; lower its lr={lr:g} (sft.lr, model.lr)")
+
+
+def sent_back(
+    model: Any, examples: Sequence[Example], pad_id: int, device: torch.device, lengths: OwnLengths | None
+) -> torch.Tensor:
+    """The mean cross-entropy over the completion tokens of all examples, its gradient sent back.
+
+    `lengths` says which texts may be read together, where not all may.
+    """
+    if lengths is None:
+        loss, _ = loss_and_count(model, examples, pad_id, device)
+        loss.backward()
+        return loss.detach()
+    total = sum(len(completion) - (not prompt) for prompt, completion in examples)
+    mean = torch.zeros((), device=device)
+    for group in lengths.groups([len(prompt) + len(completion) for prompt, completion in examples]):
+        lengths.forget()
+        loss, count = loss_and_count(model, [examples[i] for i in group], pad_id, device)
+        (loss * (count / total)).backward()
+        mean += loss.detach() * (count / total)
+    return mean
 
 
 def loss_and_count(
@@ -62,16 +80,6 @@ def loss_and_count(
     logits = model(input_ids=ids_RT.to(device), attention_mask=mask_RT.to(device), use_cache=False).logits
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target_RT[:, 1:].flatten().to(device))
     return loss, int((target_RT[:, 1:] >= 0).sum())
-
-
-def one_by_one(model: Any, examples: Sequence[Example], pad_id: int, device: torch.device, lengths: OwnLengths) -> None:
-    """Send back the gradient of the mean over all examples' tokens, each text read with the positions of its own."""
-    groups = lengths.groups([len(prompt) + len(completion) for prompt, completion in examples])
-    total = sum(len(completion) - (not prompt) for prompt, completion in examples)
-    for group in groups:
-        lengths.forget()
-        loss, count = loss_and_count(model, [examples[i] for i in group], pad_id, device)
-        (loss * (count / total)).backward()
 
 
 def padded(examples: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
