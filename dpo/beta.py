@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from torch import Tensor
 
 from dpo.errors import UsageError
+from dpo.ranges import Part, Range, Strength
 
 if TYPE_CHECKING:
     from dpo.losses.base import Loss
 
 FLOOR = 1e-3
 """The smallest beta that a dynamic one takes."""
+
+
+LEAST_DIVISOR = 1e-9
+"""The smallest beta of a loss that divides by it: 1 / beta^2 still fits float32."""
 
 
 class Beta:
@@ -54,8 +59,10 @@ class Beta:
             return
         if None in self.given:
             raise UsageError(f"beta.value=null: {name} needs a number")
-        if loss.beta_above_zero and 0 in self.given:
-            raise UsageError(f"beta.value={min(self.given)}: must be above 0, because {name} divides by it")  # type: ignore[type-var]
+        least = min(value for value in self.given if value is not None)
+        if loss.beta_above_zero and least < LEAST_DIVISOR:
+            rule = "must be above 0" if least == 0 else f"must be at least {LEAST_DIVISOR:g}"
+            raise UsageError(f"beta.value={least}: {rule}, because {name} divides by it")
         if self.reads_margins and "reference" not in loss.needs:
             raise UsageError(
                 f"beta={type(self).__name__.lower()}: reads log-ratios and {name} has none; use beta=fixed"
@@ -83,7 +90,7 @@ class Fixed(Beta):
     null only for a loss without a beta, whose rewards are then plain log-ratios (beta 1).
     """
 
-    def __init__(self, value: float | None) -> None:
+    def __init__(self, value: Strength | None) -> None:
         checked("value", value)
         self.fixed = value
 
@@ -109,7 +116,11 @@ class Annealed(Beta):
     """From `value` at step 0 to `to` at step `steps` (null: the run's last), straight or along half a cosine."""
 
     def __init__(
-        self, value: float | None, to: float | None, steps: int | None, shape: Literal["linear", "cosine"]
+        self,
+        value: Strength | None,
+        to: Strength | None,
+        steps: Annotated[int, Range(1, 10_000_000)] | None,
+        shape: Literal["linear", "cosine"],
     ) -> None:
         checked("value", value)
         checked("to", to)
@@ -145,7 +156,7 @@ class Dynamic(Beta):
 
     reads_margins: ClassVar[bool] = True
 
-    def __init__(self, value: float | None, alpha: float, momentum: float) -> None:
+    def __init__(self, value: Strength | None, alpha: Strength, momentum: Part) -> None:
         checked("value", value)
         checked("alpha", alpha)
         if not 0 <= momentum < 1:

@@ -12,6 +12,10 @@ import typing
 from typing import Any, Literal
 
 from dpo.errors import UsageError
+from dpo.ranges import ANY, Range
+
+PLAIN = ("builtins", "types", "typing")
+"""Modules of types that are no groups."""
 
 
 def hints(kind: Any) -> dict[str, Any]:
@@ -26,7 +30,7 @@ def hints(kind: Any) -> dict[str, Any]:
         if word not in scope and not hasattr(builtins, word)
     }
     stand_ins = {word: type(word, (ByName,), {}) for word in only_checked}
-    return typing.get_type_hints(kind.__init__, localns=scope | stand_ins)
+    return typing.get_type_hints(kind.__init__, localns=scope | stand_ins, include_extras=True)
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -108,7 +112,7 @@ def arguments(
             raise UsageError(f"{prefix}{name} is missing: {kind.__name__} needs it")
         if typing.get_origin(types_of[name]) is dict and isinstance(node[name], dict):
             values[name], normal[name] = mapping(types_of[name], node[name], prefix + name)
-        elif isinstance(node[name], dict):
+        elif isinstance(node[name], dict) and takes_group(types_of[name]):
             values[name], normal[name] = build(types_of[name], node[name], prefix + name)
         elif (item := group_of_list(types_of[name])) and isinstance(node[name], list):
             built = [build(item, x, f"{prefix}{name}[{i}]") for i, x in enumerate(node[name])]
@@ -124,36 +128,71 @@ def mapping(hint: Any, node: dict[str, Any], path: str) -> tuple[dict[str, Any],
     values: dict[str, Any] = {}
     normal: dict[str, Any] = {}
     for name, value in node.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and takes_group(kind):
             values[name], normal[name] = build(kind, value, f"{path}.{name}")
         else:
             values[name] = normal[name] = convert(kind, value, f"{path}.{name}")
     return values, normal
 
 
+def options_of(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a hint."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def takes_group(hint: Any) -> bool:
+    """Whether a hint allows an object with keys of its own."""
+    return any(option is Any or is_group(option) for option in options_of(hint))
+
+
+def is_group(option: Any) -> bool:
+    """Whether an alternative of a hint is a class of ours, built from its keys."""
+    return inspect.isclass(option) and typing.get_origin(option) is None and option.__module__ not in PLAIN
+
+
 def group_of_list(hint: Any) -> Any:
     """The class of the items where the hint is a list of groups, else None."""
     item = typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
-    return item if inspect.isclass(item) and item.__module__ != "builtins" else None
+    return item if is_group(item) else None
 
 
 def convert(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the hinted type, where that loses nothing (1 is a float, 1.0 an int, "1" neither)."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    """`value` as the hinted type, where that loses nothing (1 is a float, 1.0 an int, "1" neither), in its range."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    for option in options:
+    for option in options_of(hint):
+        limits = next((item for item in getattr(option, "__metadata__", ()) if isinstance(item, Range)), ANY)
+        option = bare(option)
         origin = typing.get_origin(option)
         if option is Any or (origin is Literal and value in typing.get_args(option)):
             return value
         if origin is list and isinstance(value, list):
             return [convert(typing.get_args(option)[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-        if option is float and number:
-            return float(value)
-        if option is int and number and float(value).is_integer():
-            return int(value)
+        if option in (int, float) and number and (option is float or isinstance(value, int) or value.is_integer()):
+            if value not in limits:
+                shown = float(value) if option is float and abs(value) < 10**300 else value
+                raise UsageError(f"{path}={shortened(shown)}: must be {limits}")
+            return option(value)
         if option in (str, bool, type(None)) and isinstance(value, option):
-            return value
-    raise UsageError(f"{path}={value!r}: must be {describe(options)}")
+            return writable(value, path) if option is str else value
+    raise UsageError(f"{path}={shortened(value)}: must be {describe(options_of(hint))}")
+
+
+def writable(text: str, path: str) -> str:
+    """The text; raises UsageError for what cannot stand in a file or a path."""
+    if "\0" in text or (not text.isascii() and text != text.encode("utf-8", "ignore").decode()):
+        raise UsageError(f"{path}={text!r}: holds a zero byte or a character that is not text")
+    return text
+
+
+def shortened(value: Any) -> str:
+    """A value as it is said, cut where it is endless."""
+    said = f"{value:.6g}" if isinstance(value, int) and abs(value) > 10**24 and value < 10**300 else repr(value)
+    return said if len(said) <= 80 else f"{said[:77]}..."
+
+
+def bare(option: Any) -> Any:
+    """An alternative of a hint without its range."""
+    return typing.get_args(option)[0] if hasattr(option, "__metadata__") else option
 
 
 def describe(options: typing.Iterable[Any]) -> str:
@@ -165,5 +204,5 @@ def describe(options: typing.Iterable[Any]) -> str:
         else "a list"
         if typing.get_origin(option) is list
         else words.get(option, f"a group ({getattr(option, '__name__', option)})")
-        for option in options
+        for option in map(bare, options)
     )

@@ -189,6 +189,10 @@ def composer(source: Primary) -> Callable[[Sequence[str]], dict[str, Any]]:
             if override.is_sweep_override():
                 raise UsageError(f"{override.input_line}: several values; add -m, or quote it if it is one text")
         choices = [o for o in parsed if source.is_group(o.key_or_group) or o.package is not None]
+        for choice in choices:
+            several = isinstance(choice.value(), list) and choice.key_or_group == "experiment"
+            if not (choice.is_delete() or several or isinstance(choice.value(), str | None)):
+                raise UsageError(f"{choice.input_line}: must name one option of {choice.key_or_group}")
         groups = tuple(str(o.input_line) for o in choices)
         if groups not in bases:
             bases[groups] = source.base(choices)
@@ -238,7 +242,7 @@ def in_one_line(source: Primary, compose: Callable[[], Any]) -> Any:
     except RecursionError as error:
         raise UsageError(f"{source.path}: its defaults or interpolations lead back to themselves") from error
     except Exception as error:
-        raise UsageError(explain(error, source)) from error
+        raise UsageError(re.sub(r"(\S{100})\S{100,}", r"\1...", explain(error, source))) from error
 
 
 PLAINLY = {

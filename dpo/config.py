@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dpo.build import arguments
+from dpo.build import arguments, convert
 from dpo.compose import compose
 from dpo.compose import conf_dir as conf_dir  # part of the door
 from dpo.errors import UsageError, check_folder, check_project
+from dpo.ranges import Answers, Batch, Epochs, Part, Range, Rate, Seed, Share, Steps, Temperature, Tokens
 from dpo.records import Damaged, what_is_wrong
 
 if typing.TYPE_CHECKING:
@@ -61,67 +61,41 @@ class ReferenceChoice:
 class Optim:
     """AdamW with betas (0.9, 0.999) and eps 1e-8; lr per step, warmup_fraction of all steps."""
 
-    lr: float
-    weight_decay: float
+    lr: Rate
+    weight_decay: Annotated[float, Range(0, 1000)]
     schedule: Literal["constant", "linear", "cosine"]
-    warmup_fraction: float
-    max_grad_norm: float | None
-
-    def __post_init__(self) -> None:
-        positive("optim.lr", self.lr)
-        if self.weight_decay < 0:
-            raise UsageError(f"optim.weight_decay={self.weight_decay}: must be at least 0")
-        if not 0 <= self.warmup_fraction < 1:
-            raise UsageError(f"optim.warmup_fraction={self.warmup_fraction}: must be at least 0 and below 1")
-        if self.max_grad_norm is not None:
-            positive("optim.max_grad_norm", self.max_grad_norm)
+    warmup_fraction: Part
+    max_grad_norm: Annotated[float, Range(0, 1e12, above=True)] | None
 
 
 @dataclass(frozen=True)
 class Train:
     """Pairs per optimizer step, how many steps, in which precision, where, and when to evaluate and checkpoint."""
 
-    epochs: int
-    max_steps: int | None
-    batch_size: int
+    epochs: Epochs
+    max_steps: Steps | None
+    batch_size: Batch
     precision: Literal["fp32", "bf16"]
     device: str
-    max_length: int
-    max_merge_share: float
-    token_budget: int
+    max_length: Tokens
+    max_merge_share: Share
+    token_budget: Annotated[int, Range(1, 2**31 - 1)]
     layout: Literal["auto", "shared_prompt", "padded"]
-    eval_every: int
-    checkpoint_every: int
-    print_every: int
-    threads: int | None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_length", "token_budget"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"train.{name}={getattr(self, name)}: must be at least 1")
-        for name in ("max_steps", "eval_every", "checkpoint_every", "print_every"):
-            if (getattr(self, name) or 0) < 0:
-                raise UsageError(f"train.{name}={getattr(self, name)}: must be at least 0")
-        if self.threads is not None:
-            positive("train.threads", self.threads)
+    eval_every: Steps
+    checkpoint_every: Steps
+    print_every: Steps
+    threads: Annotated[int, Range(1, 256)] | None
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Answers at the start and the end: how many, how long, how sampled."""
 
-    samples: int
-    greedy: int
-    temperature: float
-    max_new_tokens: int
-    kl_samples: int
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "greedy", "kl_samples"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"evaluate.{name}={getattr(self, name)}: must be at least 0")
-        positive("evaluate.temperature", self.temperature)
-        positive("evaluate.max_new_tokens", self.max_new_tokens)
+    samples: Answers
+    greedy: Answers
+    temperature: Temperature
+    max_new_tokens: Tokens
+    kl_samples: Answers
 
 
 @dataclass(frozen=True)
@@ -133,18 +107,17 @@ class Tracking:
     entity: str | None
     group: str | None
     tags: list[str]
-    timeout: float
+    timeout: Annotated[float, Range(0, 3600, above=True)]
 
     def __post_init__(self) -> None:
         check_project("tracker.project", self.project)
-        positive("tracker.timeout", self.timeout)
 
 
 @dataclass(frozen=True)
 class Config:
     """One run. `plain` is the same as nested plain values, resolved and normalised: what run.yaml holds."""
 
-    seed: int
+    seed: Seed
     output_root: str
     cache_root: str
     model: Pretrained | Tiny
@@ -160,13 +133,14 @@ class Config:
     train: Train
     evaluate: Evaluate
     judge: Judge
-    rounds: int
+    rounds: Annotated[int, Range(1, 1000)]
     tracker: Tracking
     plain: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UsageError(f"rounds={self.rounds}: must be at least 1")
+        for name in ("output_root", "cache_root"):
+            if not getattr(self, name).strip():
+                raise UsageError(f"{name}={getattr(self, name)!r}: must name a folder, such as . for this one")
         self.beta.check(self.loss, self.plain["loss"]["_target_"].rsplit(".", 1)[1])
         if self.plain["model"]["dtype"] == "bfloat16" and self.train.precision == "fp32":
             raise UsageError(
@@ -188,12 +162,6 @@ class Config:
     def reference_is_start(self) -> bool:
         """Whether the policy starts as its own reference."""
         return self.reference.path is None and self.reference.embedded is None
-
-
-def positive(name: str, value: float) -> None:
-    """Raise UsageError unless `value` is finite and above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{name}={value}: must be a finite number above 0")
 
 
 def load(overrides: list[str], config_dir: str | None = None, config_name: str = "config") -> Config:
@@ -230,8 +198,10 @@ def read_plain(path: Path) -> dict[str, Any]:
 def parse(plain: dict[str, Any]) -> Config:
     """Typed objects from composed plain values; refuses unknown keys, missing keys and wrong types."""
     plain = dict(plain)
-    usual = plain.get("loss", {}).get("usual_beta")
-    plain["loss"] = {k: v for k, v in plain.get("loss", {}).items() if k != "usual_beta"}
+    usual = None
+    if isinstance(plain.get("loss"), dict):
+        usual = convert(float | None, plain["loss"].get("usual_beta"), "loss.usual_beta")
+        plain["loss"] = {k: v for k, v in plain["loss"].items() if k != "usual_beta"}
     values, normal = arguments(Config, plain, "", skip=("plain",))
     normal["loss"]["usual_beta"] = usual
     return Config(**values, plain=normal)

@@ -211,6 +211,11 @@ GRAMMAR = [
     ("seed=${no.such.resolver:1}", None),
     ("output_root='${'", None),
     ("experiment=[capstone,collapse]", 1),
+    ("loss=[sigmoid,ipo]", None),
+    ("loss={_target_:x}", None),
+    ("train=[1,2]", None),
+    ("judge=[nan]", None),
+    ("seed=", None),
 ]
 
 

@@ -16,6 +16,7 @@ from dpo.data.probe import probe, share_interval
 from dpo.data.templates import common
 from dpo.data.tokens import TokenPair
 from dpo.errors import UsageError
+from dpo.ranges import Share
 
 VERSION = 3  # raise it when a count below changes its meaning, so that no cache serves the old one
 
@@ -45,17 +46,15 @@ SHARES = {
 class Audit:
     """Limits by name of a share (see SHARES): above them the audit notes, warns or stops."""
 
-    note: dict[str, float]
-    warn: dict[str, float]
-    stop: dict[str, float]
+    note: dict[str, Share]
+    warn: dict[str, Share]
+    stop: dict[str, Share]
 
     def __post_init__(self) -> None:
         for level, limits in (("note", self.note), ("warn", self.warn), ("stop", self.stop)):
-            for name, limit in limits.items():
+            for name in limits:
                 if name not in SHARES:
                     raise UsageError(f"unknown key audit.{level}.{name}{nearest(name, list(SHARES))}")
-                if not 0 <= limit <= 1:
-                    raise UsageError(f"audit.{level}.{name}={limit}: must be a share from 0 to 1")
         if "overlap" in self.stop:
             raise UsageError("audit.stop.overlap: overlapping prompts may never stop a run; use audit.warn.overlap")
 

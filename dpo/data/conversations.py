@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from dpo.data.published import Draft, Published, conversation, last_turns, score
-from dpo.errors import UsageError
+from dpo.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,7 @@ class UltraFeedback(Conversations):
     `min_gap` are dropped, and counted as gap_too_small.
     """
 
-    min_gap: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_gap < 0:
-            raise UsageError(f"dataset.min_gap={self.min_gap}: must be at least 0")
+    min_gap: Annotated[float, Range(0, 1e12)]
 
     def draft(self, row: dict[str, Any], where: str) -> Draft:
         made = super().draft(row, where)

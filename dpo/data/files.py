@@ -11,6 +11,7 @@ from dpo.data.messages import one_turn, roles, speaker, to_id, to_text, with_too
 from dpo.data.pair import Pair, Source, Split, content_id, distinct, hold_out
 from dpo.data.rows import rows
 from dpo.errors import UsageError
+from dpo.ranges import HeldOut
 
 COLUMNS = ("prompt", "chosen", "rejected")
 WHOLE = "dataset=hub dataset.prompt=null"
@@ -30,7 +31,7 @@ class Files(Source):
 
     path: str
     eval_path: str | None
-    eval_share: float
+    eval_share: HeldOut
 
     def load(self) -> Split:
         read = read_pairs(Path(self.path), None if self.eval_path is None else Path(self.eval_path))

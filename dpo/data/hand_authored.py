@@ -8,6 +8,7 @@ from pathlib import Path
 from dpo.data.files import read_pairs
 from dpo.data.json_over_prose import PROMPT
 from dpo.data.pair import Pair, Source, Split, hold_out
+from dpo.ranges import HeldOut
 
 FILE = Path(__file__).with_name("hand_authored.jsonl")
 
@@ -16,7 +17,7 @@ FILE = Path(__file__).with_name("hand_authored.jsonl")
 class HandAuthored(Source):
     """At least 120 triples over at least eight behaviours, in the instruction format of the embedded models."""
 
-    eval_share: float
+    eval_share: HeldOut
 
     def load(self) -> Split:
         pairs = [

@@ -15,6 +15,7 @@ from typing import Any
 
 from dpo.data.pair import Pair, Source, Split, Text
 from dpo.errors import UsageError
+from dpo.ranges import Rows, Seed
 
 PROMPT = "### Instruction:\n{instruction}\n\n### Response:\n"
 KEYS = ["name", "category", "features"]
@@ -158,9 +159,9 @@ def answers(topic: Topic, generator: random.Random) -> tuple[str, str]:
 class JsonOverProse(Source):
     """Seeded generator of the tutorial's set (500 pairs, seed 42, 400 train and 100 evaluation by default)."""
 
-    seed: int
-    train_pairs: int
-    eval_pairs: int
+    seed: Seed
+    train_pairs: Rows
+    eval_pairs: Rows
 
     def __post_init__(self) -> None:
         limit = len(topics(TRAINING_TOPICS)) * len(INSTRUCTIONS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from dpo.data.pair import Pair, Source, Split
 from dpo.data.perturb import draw
 from dpo.errors import UsageError
+from dpo.ranges import Rows, Seed, Weight
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,16 @@ class Mixture(Source):
     """
 
     parts: dict[str, Source]
-    weights: dict[str, float]
-    caps: dict[str, int]
-    size: int | None
-    seed: int
+    weights: dict[str, Weight]
+    caps: dict[str, Rows]
+    size: Rows | None
+    seed: Seed
 
     def __post_init__(self) -> None:
         for key, values in (("weights", self.weights), ("caps", self.caps)):
-            for name, value in values.items():
+            for name in values:
                 if name not in self.parts:
                     raise UsageError(f"dataset.{key}.{name}: no such part; the parts are {', '.join(self.parts)}")
-                if not (math.isfinite(value) and value > 0):
-                    raise UsageError(f"dataset.{key}.{name}={value}: must be above 0")
-        if self.size is not None and self.size < 1:
-            raise UsageError(f"dataset.size={self.size}: must be at least 1, or null for all that fit")
 
     @property
     def drops_long_prompts(self) -> bool:

@@ -12,10 +12,11 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from dpo.data.pair import Pair, Split, Text, characters
 from dpo.errors import UsageError
+from dpo.ranges import Range, Rows, Seed, Share
 
 
 class Perturbation:
@@ -54,9 +55,9 @@ class LengthBias(Perturbation):
     padded side gains is length alone.
     """
 
-    dose: float
-    sentences: int
-    seed: int
+    dose: Share
+    sentences: Annotated[int, Range(1, 8)]
+    seed: Seed
 
     def __post_init__(self) -> None:
         share("perturb.dose", self.dose)
@@ -80,8 +81,8 @@ class LengthRepaired(Perturbation):
     they are and labels do not; compare it with label_flip at the recorded number of pairs.
     """
 
-    p: float
-    seed: int
+    p: Share
+    seed: Seed
 
     def __post_init__(self) -> None:
         share("perturb.p", self.p)
@@ -99,8 +100,8 @@ class LengthRepaired(Perturbation):
 class LabelFlip(Perturbation):
     """Swaps chosen and rejected in a share `rate` of the training pairs."""
 
-    rate: float
-    seed: int
+    rate: Share
+    seed: Seed
 
     def __post_init__(self) -> None:
         share("perturb.rate", self.rate)
@@ -116,11 +117,11 @@ class MalformedRejected(Perturbation):
     The rejected answer becomes prefix + its first `keep` share of characters (at least one) + suffix.
     """
 
-    rate: float
+    rate: Share
     prefix: str
-    keep: float
+    keep: Share
     suffix: str
-    seed: int
+    seed: Seed
 
     def __post_init__(self) -> None:
         share("perturb.rate", self.rate)
@@ -140,8 +141,8 @@ class MalformedRejected(Perturbation):
 class Subsample(Perturbation):
     """Keeps `size` of the training pairs in their order; a smaller size keeps a subset of a larger one's."""
 
-    size: int
-    seed: int
+    size: Rows
+    seed: Seed
 
     def apply(self, split: Split) -> Split:
         if not 1 <= self.size <= len(split.train):
@@ -159,7 +160,7 @@ class LengthMatched(Perturbation):
     Lengths are in characters. Accuracy on what is left cannot come from length.
     """
 
-    tolerance: float
+    tolerance: Share
 
     def __post_init__(self) -> None:
         share("perturb.tolerance", self.tolerance)

@@ -13,6 +13,7 @@ from dpo.data.messages import encodable, messages, number, speaker, with_tools
 from dpo.data.pair import TOOLS, Message, Pair, Source, Split, Text, content_id, distinct, hold_out
 from dpo.data.rows import Row, first, hub_rows, rows
 from dpo.errors import UsageError
+from dpo.ranges import HeldOut, Rows
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,9 @@ class Published(Source):
     eval_split: str | None
     path: str | None
     eval_path: str | None
-    eval_share: float
-    max_rows: int | None
+    eval_share: HeldOut
+    max_rows: Rows | None
     long_prompts: Literal["drop", "refuse"]
-
-    def __post_init__(self) -> None:
-        if self.max_rows is not None and self.max_rows < 1:
-            raise UsageError(f"dataset.max_rows={self.max_rows}: must be at least 1, or null for all")
 
     @property
     def drops_long_prompts(self) -> bool:

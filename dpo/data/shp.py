@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from dpo.data.published import Draft, Published, column, score
 from dpo.errors import UsageError
+from dpo.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,7 @@ class Shp(Published):
     score of the other are dropped, and counted as ratio_too_small; so are those with empty texts.
     """
 
-    min_score_ratio: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_score_ratio < 1:
-            raise UsageError(f"dataset.min_score_ratio={self.min_score_ratio}: must be at least 1, which keeps all")
+    min_score_ratio: Annotated[float, Range(1, 1e12)]
 
     def hub_options(self) -> dict[str, Any]:
         return {} if self.subset is None else {"data_dir": self.subset}

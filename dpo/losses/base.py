@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dpo.errors import UsageError
 from dpo.logps import PairLogps
+from dpo.ranges import Range, Share, Strength
 
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
@@ -94,12 +95,12 @@ class Loss:
     beta_above_zero: ClassVar[bool] = False
     whole_batch: ClassVar[bool] = False
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, 0.5, below=True)] = 0.0
     f_divergence: Divergence = "reverse_kl"
-    f_alpha: float | None = None
-    ld_alpha: float = 1.0
+    f_alpha: Annotated[float, Range(-100, 100)] | None = None
+    ld_alpha: Share = 1.0
     wpo: bool = False
-    sft_weight: float = 0.0
+    sft_weight: Strength = 0.0
     reference_free: bool = False
 
     def __post_init__(self) -> None:
@@ -124,8 +125,8 @@ class Loss:
                 f"loss.f_divergence={self.f_divergence} and loss.f_alpha={text(self.f_alpha)}: "
                 "f_alpha is a number with alpha and null otherwise"
             )
-        if self.f_alpha is not None and (self.f_alpha == 1 or not math.isfinite(self.f_alpha)):
-            raise UsageError(f"loss.f_alpha={self.f_alpha}: must be finite and not 1 (1 is reverse_kl)")
+        if self.f_alpha is not None and (abs(self.f_alpha - 1) < 1e-9):
+            raise UsageError(f"loss.f_alpha={self.f_alpha}: must not be 1, which is reverse_kl, or next to it")
         if self.reference_free and self.f_divergence != "reverse_kl":
             raise UsageError(
                 f"loss.reference_free=true and loss.f_divergence={self.f_divergence}: there is no reference to "

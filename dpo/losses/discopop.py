@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpo.errors import UsageError
 from dpo.losses.base import MARGIN, Loss, Ratios
+from dpo.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Discopop(Loss):
 
     takes: ClassVar[frozenset[str]] = MARGIN
 
-    tau: float
+    tau: Annotated[float, Range(0.0001, 1)]
 
     def check(self) -> None:
         if not 0 < self.tau <= 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpo.errors import UsageError
 from dpo.losses.base import PAIRWISE, Loss, Ratios
+from dpo.ranges import Strength
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Dpop(Loss):
 
     takes: ClassVar[frozenset[str]] = PAIRWISE
 
-    lambda_: float
+    lambda_: Strength
 
     def check(self) -> None:
         if not 0 <= self.lambda_ < math.inf:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dpo.errors import UsageError
 from dpo.losses.base import Loss, Ratios, nll
+from dpo.ranges import Weight
 
 CERTAIN = -1e-6
 """Mean log-probs are held below this, where the odds would be infinite."""
@@ -30,7 +31,7 @@ class Orpo(Loss):
     reduction: ClassVar[str] = "mean"
     uses_beta: ClassVar[bool] = False
 
-    lambda_: float
+    lambda_: Weight
 
     def check(self) -> None:
         if not 0 < self.lambda_ < math.inf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from dpo.errors import UsageError
 from dpo.logps import PairLogps
 from dpo.losses.base import PAIRWISE, Loss, Ratios, nll
+from dpo.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Rdpo(Loss):
 
     takes: ClassVar[frozenset[str]] = PAIRWISE
 
-    alpha: float
+    alpha: Annotated[float, Range(-1e6, 1e6)]
 
     def check(self) -> None:
         if not 0 <= self.alpha < math.inf:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from dpo.losses.base import MARGIN, Loss, Ratios, smoothed
+from dpo.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Sigmoid(Loss):
 
     takes: ClassVar[frozenset[str]] = MARGIN | {"label_smoothing"}
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, 0.5, below=True)] = 0.0
 
     def formula(self, x: Ratios, beta: float) -> Tensor:
         return smoothed(beta * x.d_B, self.label_smoothing)

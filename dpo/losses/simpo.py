@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from dpo.errors import UsageError
 from dpo.losses.base import Loss, Ratios, smoothed
+from dpo.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Simpo(Loss):
     takes: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "wpo", "sft_weight"})
     reduction: ClassVar[str] = "mean"
 
-    gamma: float
+    gamma: Annotated[float, Range(-1e6, 1e6)]
 
     def check(self) -> None:
         if not 0 <= self.gamma < math.inf:

@@ -10,13 +10,14 @@ from torch import Tensor
 from dpo.errors import UsageError
 from dpo.logps import PairLogps
 from dpo.losses.base import Loss, LossOut
+from dpo.ranges import Weight
 
 
 @dataclass(frozen=True)
 class Component:
     """One term of a sum: a loss and its weight, above 0."""
 
-    weight: float
+    weight: Weight
     loss: Loss
 
     def __post_init__(self) -> None:

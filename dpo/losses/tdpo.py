@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dpo.errors import UsageError
 from dpo.losses.base import Loss, Ratios
+from dpo.ranges import Strength
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Tdpo(Loss):
     reads: ClassVar[frozenset[str]] = frozenset({"reference", "token_kl"})
     takes: ClassVar[frozenset[str]] = frozenset({"wpo", "sft_weight"})
 
-    alpha: float
+    alpha: Strength
 
     def check(self) -> None:
         if not 0 <= self.alpha < math.inf:

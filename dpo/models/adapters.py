@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from dpo.errors import UsageError, first_line
 from dpo.models.targets import blocks_of, targets
 from dpo.models.weights import refuse_unfilled
 from dpo.progress import remark
+from dpo.ranges import Part, Range, Rank, Weight
 
 
 class Adapter:
@@ -42,7 +44,7 @@ class Full(Adapter):
 class Partial(Adapter):
     """Only the last `blocks` transformer blocks are trained, in float32."""
 
-    blocks: int
+    blocks: Annotated[int, Range(1, 10_000)]
 
     def attach(self, model: Any, seed: int) -> Any:
         layers = blocks_of(model)
@@ -62,22 +64,18 @@ class Lora(Adapter):
     layers  "all", or "last_half" for the later half of the blocks
     """
 
-    r: int
-    alpha: float
-    dropout: float
+    r: Rank
+    alpha: Weight
+    dropout: Part
     target: str
-    layers: str
+    layers: Literal["all", "last_half"]
     dora: bool
 
     shares_start = True
 
     def __post_init__(self) -> None:
-        if self.r < 1 or self.alpha <= 0:
-            raise UsageError(f"adapter.r={self.r} and adapter.alpha={self.alpha}: both must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"adapter.dropout={self.dropout}: must be at least 0 and below 1")
-        if self.layers not in ("all", "last_half"):
-            raise UsageError(f"adapter.layers={self.layers}: must be all or last_half")
+        if not all(re.fullmatch(r"[\w.]+", name.strip()) for name in self.target.split(",")):
+            raise UsageError(f"adapter.target={self.target!r}: must be qv, qkvo, all_linear, or module names")
 
     def attach(self, model: Any, seed: int) -> Any:
         from peft import LoraConfig, get_peft_model

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlparse
 
 import torch
@@ -30,6 +30,8 @@ Model = TypeVar("Model")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HINT = "model.path (or reference.path) needs a hub id within reach or a folder with weights and tokenizer"
+Dtype = Literal["float32", "bfloat16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
 NOT_IDENTITY = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
 
 
@@ -42,14 +44,13 @@ class Pretrained:
 
     path: str
     revision: str | None
-    dtype: str
-    attention: str
+    dtype: Dtype
+    attention: Attention
     trust_remote_code: bool
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
         check_folder("model.path", self.path)
-        check_loading(self.dtype, self.attention)
 
     def folder(self, cache: Path) -> str:
         """Where the weights are: the path itself, absolute if it is a folder; a saved adapter's are merged once.
@@ -85,14 +86,6 @@ def listing(path: str) -> list[str]:
     folder = Path(path).expanduser()
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-
-
-def check_loading(dtype: str, attention: str) -> None:
-    """Raise UsageError for a dtype or attention that cannot be asked for."""
-    if dtype not in DTYPES:
-        raise UsageError(f"model.dtype={dtype}: must be one of {', '.join(DTYPES)}")
-    if attention not in ("sdpa", "eager", "flash_attention_2", "flex_attention"):
-        raise UsageError(f"model.attention={attention}: must be sdpa, eager, flash_attention_2 or flex_attention")
 
 
 def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from dpo.cache import build_once, key
 from dpo.data.tokens import TokenPair, content_hash
-from dpo.errors import UsageError
 from dpo.models.adapters import Lora
 from dpo.models.fit import Example, fit
 from dpo.models.pretrained import load_model
+from dpo.ranges import Batch, Epochs, Rank, Seed, StartRate
 
 
 class Stage:
@@ -47,20 +47,12 @@ class Sft(Stage):
     all linear layers and merges them. Its seed is its own: a run's seed, beta and loss never reach it.
     """
 
-    side: str
-    epochs: int
-    lr: float
-    batch_size: int
-    lora_r: int | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.side not in ("chosen", "both"):
-            raise UsageError(f"sft.side={self.side}: must be chosen or both")
-        if self.epochs < 1 or self.batch_size < 1 or self.lr <= 0:
-            raise UsageError(
-                f"sft.epochs={self.epochs}, sft.batch_size={self.batch_size}, sft.lr={self.lr}: all must be above 0"
-            )
+    side: Literal["chosen", "both"]
+    epochs: Epochs
+    lr: StartRate
+    batch_size: Batch
+    lora_r: Rank | None
+    seed: Seed
 
     def start(self, base: Any, pairs: Sequence[TokenPair], tokenizer: Any, cache: Path, device: torch.device) -> str:
         folder = base.folder(cache)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -14,7 +14,8 @@ from dpo.data.json_over_prose import INSTRUCTIONS, PROMPT
 from dpo.errors import UsageError
 from dpo.models.corpus import documents
 from dpo.models.fit import Example, fit
-from dpo.models.pretrained import load_tokenizer, with_template
+from dpo.models.pretrained import Attention, Dtype, load_tokenizer, with_template
+from dpo.ranges import Range, Seed, StartRate
 
 EOS, INSTRUCTION, RESPONSE = "<|end|>", "<|instruction|>", "<|response|>"
 SAID = "{{ m['content'] or '' }}{% if m['tool_calls'] %}{{ m['tool_calls'] | tojson }}{% endif %}"
@@ -36,6 +37,8 @@ TEMPLATES = {
     ),
 }
 """Chat templates in the formats of the embedded sets; a prompt in messages reads like theirs in text."""
+LARGEST = 500_000_000
+"""Weights of an embedded base, which is trained on the spot."""
 VERSION = 1  # raise it when the recipe below changes, so that no cache serves the old one
 
 
@@ -47,27 +50,28 @@ class Tiny:
     are written in the instruction format, or by the Jinja file `chat_template`.
     """
 
-    tokenizer_kind: str
-    vocabulary: int
-    width: int
-    layers: int
-    steps: int
-    batch_size: int
-    block: int
-    lr: float
-    seed: int
-    dtype: str
-    attention: str
+    tokenizer_kind: Literal["bpe", "byte"]
+    vocabulary: Annotated[int, Range(257, 200_000)]
+    width: Annotated[int, Range(32, 8192)]
+    layers: Annotated[int, Range(1, 256)]
+    steps: Annotated[int, Range(0, 100_000)]
+    batch_size: Annotated[int, Range(1, 4096)]
+    block: Annotated[int, Range(1, 2048)]
+    lr: StartRate
+    seed: Seed
+    dtype: Dtype
+    attention: Attention
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
-        if self.tokenizer_kind not in ("bpe", "byte"):
-            raise UsageError(f"model.tokenizer_kind={self.tokenizer_kind}: must be bpe or byte")
-        if self.width < 32 or self.width % 32:
-            raise UsageError(f"model.width={self.width}: must be a positive multiple of 32")
-        for name in ("layers", "batch_size", "block"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"model.{name}={getattr(self, name)}: must be at least 1")
+        if self.width % 32:
+            raise UsageError(f"model.width={self.width}: must be a multiple of 32")
+        size = self.width * (self.vocabulary + 12 * self.layers * self.width)
+        if size > LARGEST:
+            raise UsageError(
+                f"model.width={self.width}, model.layers={self.layers} and model.vocabulary={self.vocabulary}: "
+                f"{size:,} weights, and an embedded base has at most {LARGEST:,}; lower them, or take model=hf"
+            )
 
     @property
     def revision(self) -> None:

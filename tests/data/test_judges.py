@@ -113,7 +113,7 @@ def test_exact_prefers_the_known_answer(texts, overrides, chosen) -> None:
         (["judge=length", "judge.wins=bigger"], "judge.wins='bigger': must be one of shorter, longer"),
         (["judge=endpoint", "judge.workers=0"], "judge.workers=0: must be at least 1"),
         (["judge=endpoint", "judge.retries=-1"], "judge.retries=-1"),
-        (["judge=endpoint", "judge.max_no_verdict=2"], "judge.max_no_verdict=2.0: must be a share"),
+        (["judge=endpoint", "judge.max_no_verdict=2"], "judge.max_no_verdict=2.0: must be at least 0 and at most 1"),
         (["rounds=0"], "rounds=0: must be at least 1"),
         (["judge=judy"], "unknown option judge=judy"),
     ],

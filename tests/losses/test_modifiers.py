@@ -177,7 +177,7 @@ def test_the_rewards_of_a_sum_are_log_ratios_where_a_term_has_them():
         ("[]", "at least one component"),
         ("[{loss: sigmoid}]", "must be like"),
         ("[sigmoid]", "must be like"),
-        ("[{loss: sigmoid, weight: 0}]", "weight 0.0 must be finite and above 0"),
+        ("[{loss: sigmoid, weight: 0}]", "weight=0.0: must be above 0"),
         ("[{loss: sigmod, weight: 1}]", "did you mean sigmoid"),
         ("[{loss: sigmoid, weight: 1, gamma: 1}]", "unknown key loss.components[0].loss.gamma"),
         ("[{loss: aot, weight: 1, wpo: true}]", "loss.wpo=true: not defined for Aot"),

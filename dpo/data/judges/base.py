@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
 from dpo.data.pair import Text
-from dpo.errors import UsageError
+from dpo.ranges import Batch, Range, Rows, Seed, Temperature, Tokens
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,12 @@ class Judge:
     append          whether a further round keeps the earlier rounds' pairs
     """
 
-    samples: int
-    temperature: float
-    max_new_tokens: int
-    prompts: int | None
-    seed: int
-    batch_size: int
+    samples: Annotated[int, Range(2, 10_000)]
+    temperature: Temperature
+    max_new_tokens: Tokens
+    prompts: Rows | None
+    seed: Seed
+    batch_size: Batch
     run: str | None
     from_start: bool
     append: bool
@@ -89,15 +88,6 @@ class Judge:
     """Whether a question holds two answers; else all different ones of a prompt."""
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise UsageError(f"judge.samples={self.samples}: must be at least 2, or there is nothing to choose between")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(f"judge.temperature={self.temperature}: must be a finite number above 0")
-        for name in ("max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"judge.{name}={getattr(self, name)}: must be at least 1")
-        if self.prompts is not None and self.prompts < 1:
-            raise UsageError(f"judge.prompts={self.prompts}: must be at least 1, or null for all")
         self.check()
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from dpo.data.judges.base import Ask, Given, Judge, Question, Recall, Verdict
 from dpo.data.judges.chat import Chat
 from dpo.data.pair import Text
 from dpo.errors import UsageError
+from dpo.ranges import Range, Seconds, Share, Tokens
 
 DEFAULT_RUBRIC = Path(__file__).parent / "rubric.txt"
 PLACES = ("prompt", "first", "second")
@@ -43,12 +44,12 @@ class Endpoint(Judge):
     model: str
     key_variable: str | None
     rubric: str | None
-    reply_tokens: int
-    workers: int
-    retries: int
-    backoff: float
-    timeout: float
-    max_no_verdict: float
+    reply_tokens: Tokens
+    workers: Annotated[int, Range(1, 1024)]
+    retries: Annotated[int, Range(0, 1000)]
+    backoff: Annotated[float, Range(0, 86_400)]
+    timeout: Seconds
+    max_no_verdict: Share
 
     free: ClassVar[frozenset[str]] = Judge.free | {
         "key_variable",
@@ -60,18 +61,6 @@ class Endpoint(Judge):
         "max_no_verdict",
     }
     two_at_a_time: ClassVar[bool] = True
-
-    def check(self) -> None:
-        for name in ("reply_tokens", "workers"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"judge.{name}={getattr(self, name)}: must be at least 1")
-        if self.retries < 0 or self.backoff < 0 or self.timeout <= 0:
-            raise UsageError(
-                f"judge.retries={self.retries}, judge.backoff={self.backoff}, judge.timeout={self.timeout}: "
-                "must be at least 0, at least 0, and above 0"
-            )
-        if not 0 <= self.max_no_verdict <= 1:
-            raise UsageError(f"judge.max_no_verdict={self.max_no_verdict}: must be a share, from 0 to 1")
 
     @property
     def no_verdict_limit(self) -> float:
