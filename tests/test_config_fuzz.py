@@ -122,7 +122,7 @@ def attempt(compose: Callable[[list[str]], dict[str, Any]], overrides: list[str]
 @pytest.mark.filterwarnings("ignore")
 def test_random_overrides_are_a_configuration_or_one_line() -> None:
     """$DPO_FUZZ says how many; the seed is in the name of what failed."""
-    count = int(os.environ.get("DPO_FUZZ", 300))
+    count = int(os.environ.get("DPO_FUZZ", 100))
     compose, taken = composer(primary(None, "config")), 0
     for overrides in draws(count, count):
         try:
