@@ -32,8 +32,8 @@ def broken(named: Iterable[tuple[str, Tensor]]) -> str | None:
     names, sizes = [], []
     for name, tensor in named:
         names.append(name)
-        sizes.append(torch.linalg.vector_norm(tensor.detach(), math.inf, dtype=torch.float32).cpu())
-    finite = torch.stack(sizes).isfinite() if sizes else torch.ones(0, dtype=torch.bool)
+        sizes.append(torch.linalg.vector_norm(tensor.detach(), math.inf).double())
+    finite = torch.stack(sizes).cpu().isfinite() if sizes else torch.ones(0, dtype=torch.bool)
     return None if bool(finite.all()) else names[int(finite.logical_not().nonzero()[0])]
 
 
