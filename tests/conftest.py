@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from dpo.config import Config, load
-from dpo.records import RunDir
+from dpo.records import RunDir, find_runs
 from dpo.run import run
+
+from .sharing import once, shared_root
 
 torch.set_num_threads(1)
 
@@ -38,8 +40,10 @@ SMALL = [
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Embedded models and reference log-probs, shared by all tests of a session."""
-    return tmp_path_factory.mktemp("cache")
+    """Embedded models and reference log-probs, shared by all tests of a session, in all of its processes."""
+    folder = shared_root(tmp_path_factory) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
@@ -55,9 +59,9 @@ def small(cache: Path, tmp_path: Path):
 @pytest.fixture(scope="session")
 def finished(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A finished small run with LoRA, to be read only."""
-    root = tmp_path_factory.mktemp("finished")
-    config = load([*SMALL, "adapter=lora_qv", f"cache_root={cache}", f"output_root={root}"])
-    return run(config)[0]
+    settings = [*SMALL, "adapter=lora_qv", f"cache_root={cache}"]
+    root = once(shared_root(tmp_path_factory) / "finished", lambda root: run(load([*settings, f"output_root={root}"])))
+    return find_runs(root)[0]
 
 
 @pytest.fixture
