@@ -74,9 +74,8 @@ def execute(code: str, arguments: list[str], cwd: str, env: dict[str, str], out:
     sys.path[:0] = [part for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
-    sys.stdout, sys.stderr = (
-        open(number, "w", encoding="utf-8", closefd=False, buffering=1 if number == 2 else -1) for number in (1, 2)
-    )
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     sys.argv = ["-c", *arguments]
     status: object = 0
     try:

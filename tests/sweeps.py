@@ -2,15 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from dpo.records import RunDir
 
 from .conftest import SMALL
+from .processes import ROOT, Python
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = [*SMALL, "train.batch_size=4", "adapter=lora_qv", "adapter.dropout=0.1"]
 """Runs of a second in which seed and beta change every row."""
 
@@ -38,12 +36,9 @@ def command(cache: Path, root: Path, *overrides: str) -> list[str]:
     return ["train", "-m", *SETTINGS, f"cache_root={cache}", f"output_root={root}", *overrides]
 
 
-def start(arguments: list[str], faults: str = "") -> subprocess.Popen:
+def start(arguments: list[str], faults: str = "") -> Python:
     """The command in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    call = [sys.executable, "-c", PLANTED, faults, *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment)
+    return Python(PLANTED, faults, *arguments, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def finish(arguments: list[str], faults: str = "") -> tuple[int, str, str]:
@@ -53,7 +48,7 @@ def finish(arguments: list[str], faults: str = "") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def kill(process: subprocess.Popen) -> None:
+def kill(process: Python) -> None:
     """SIGKILL, and wait until it is gone."""
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -12,6 +12,7 @@ from dpo.__main__ import main, parse
 from dpo.records import RunDir
 
 from .conftest import SMALL
+from .processes import DPO, Python
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -129,9 +130,8 @@ def pairs_of_twelve(path: Path) -> Path:
 def test_score_in_a_fresh_process_agrees_with_the_last_evaluation(finished: RunDir, tmp_path: Path) -> None:
     """The adapter attached to its start again gives the run's own numbers to 1e-4."""
     file = pairs_of_twelve(tmp_path / "pairs.jsonl")
-    command = [sys.executable, "-m", "dpo", "score", str(finished.path), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-    scored, last = json.loads(done.stdout), finished.read("summary")["last"]
+    process = Python(DPO, "score", str(finished.path), str(file))
+    scored, last = json.loads(process.communicate()[0]), finished.read("summary")["last"]
     for name in ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
         assert scored[name] == pytest.approx(last[f"eval/{name}"], abs=1e-4)
 

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,8 +19,8 @@ from dpo.records import RunDir, read_json
 from dpo.reward import score_pairs
 
 from .chat_server import Server, longer_wins, said
+from .processes import DPO, ROOT, Python
 
-ROOT = Path(__file__).parents[1]
 TINY = [
     "model=tiny_byte",
     "model.steps=5",
@@ -134,21 +132,14 @@ def test_killed_while_sampling_it_loses_nothing_and_draws_nothing_twice(made, ty
     files = {path.name: path.read_bytes() for path in whole.path.glob("*.jsonl")}
     shutil.rmtree(whole.path)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    call = [sys.executable, "-c", KILLED_AT_BATCH, "judge", *typed(*LENGTH)]
-    cut = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert cut.returncode == -signal.SIGKILL
+    cut = Python(KILLED_AT_BATCH, "judge", *typed(*LENGTH), env=environment)
+    assert cut.wait() == -signal.SIGKILL
     kept = (whole.path / "answers.jsonl").read_bytes()
     assert files["answers.jsonl"].startswith(kept) and kept.count(b"\n") == 10
     (whole.path / "answers.jsonl").write_bytes(kept + files["answers.jsonl"][len(kept) :][:20])  # and half a line
-    again = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_BATCH.replace("== 3", "== 99"), "judge", *typed(*LENGTH)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        check=True,
-    )
-    drawn = [line.split()[1:] for line in (cut.stdout + again.stdout).splitlines() if line.startswith("asked")]
+    again = Python(KILLED_AT_BATCH.replace("== 3", "== 99"), "judge", *typed(*LENGTH), env=environment)
+    assert again.wait() == 0
+    drawn = [line.split()[1:] for line in (cut.said()[0] + again.said()[0]).splitlines() if line.startswith("asked")]
     seeds = [seed for batch in drawn for seed in batch]
     assert len(seeds) == len(set(seeds)) == 36
     assert {path.name: path.read_bytes() for path in whole.path.glob("*.jsonl")} == files
@@ -172,11 +163,10 @@ def test_killed_while_judging_it_asks_nothing_twice(made, typed) -> None:
             (whole.path / name).unlink()
         server.asked.clear()
         server.stop_at = third
-        call = [sys.executable, "-m", "dpo", "judge", *typed(*settings)]
-        process = subprocess.Popen(call, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
+        process = Python(DPO, "judge", *typed(*settings))
         replies = whole.path / "replies.jsonl"
         while not (replies.exists() and replies.read_bytes().count(b"\n") == third):
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, process.said()[1]
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,8 @@ from dpo.__main__ import main
 from dpo.config import load
 from dpo.records import RunDir
 from dpo.run import run
+
+from .processes import DPO, Python
 
 TINY = "model=tiny_byte model.steps=0 model.width=32 model.layers=2 dataset=twelve sft=none tracker=disabled"
 QUICK = "evaluate.samples=0 evaluate.greedy=0 evaluate.kl_samples=0 train.device=cpu train.max_steps=40 optim.lr=3e-3"
@@ -108,8 +108,7 @@ def test_it_scores_a_pairs_file_in_a_fresh_process(reward, tmp_path):
     pairs = load(["dataset=twelve"]).dataset.load().evaluation
     texts = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
     file.write_text("".join(json.dumps(row) + "\n" for row in texts))
-    command = [sys.executable, "-m", "dpo", "score", str(reward.path), str(file)]
-    printed = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    printed = json.loads(Python(DPO, "score", str(reward.path), str(file)).communicate()[0])
     last = evaluations(reward)[-1]
     assert printed["rewards/margins"] == pytest.approx(last["eval/rewards/margins"], rel=1e-5)
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,8 @@ from dpo.data.pair import Split
 from dpo.records import RunDir, read_json
 
 from .conftest import SMALL
+from .processes import ROOT, Python
 
-ROOT = Path(__file__).parents[1]
 LOOP = [*SMALL, "sft.epochs=60", "judge=length", "judge.samples=3", "judge.max_new_tokens=24", "train.max_steps=4"]
 
 
@@ -174,13 +172,10 @@ def test_killed_in_the_middle_the_same_command_ends_as_an_undisturbed_one(where,
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     rows = []
     for name, fault in (("whole", ""), ("cut", where)):
-        call = [sys.executable, "-c", KILLED, fault, *command, "output_root=out"]
         (tmp_path / name).mkdir()
-        done = subprocess.run(call, cwd=tmp_path / name, env=environment, capture_output=True)
-        assert done.returncode == (-signal.SIGKILL if fault else 0)
-        if fault:
-            call[3] = ""
-            assert subprocess.run(call, cwd=tmp_path / name, env=environment, capture_output=True).returncode == 0
+        for planted in (fault, "") if fault else ("",):
+            process = Python(KILLED, planted, *command, "output_root=out", cwd=tmp_path / name, env=environment)
+            assert process.wait() == (-signal.SIGKILL if planted else 0), process.said()[1]
         made = sorted((tmp_path / name / "out").glob("rounds/*/*/metrics.jsonl"))
         metrics = [[untimed(line) for line in path.read_text().splitlines()] for path in made]
         rows.append((metrics, [path.read_bytes() for path in (tmp_path / name / "out").glob("judged/*/*.jsonl")]))

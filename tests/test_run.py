@@ -4,8 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from dpo.reproduce import rows as rows_without_time
 from dpo.run import run
 
 from .conftest import SMALL
+from .processes import DPO, Python
 
 REWARDS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 
@@ -181,11 +180,10 @@ def test_a_reference_path_alone_is_enough(small, finished: RunDir) -> None:
     assert directory.read("provenance")["reference_hash"] == finished.read("provenance")["reference_hash"]
 
 
-def start_process(root: Path, cache: Path, *more: str) -> subprocess.Popen:
+def start_process(root: Path, cache: Path, *more: str) -> Python:
     """The small run in a process of its own."""
     overrides = [*SMALL, f"cache_root={cache}", f"output_root={root}", "adapter=lora_qv", "adapter.dropout=0.2", *more]
-    command = [sys.executable, "-m", "dpo", "train", *overrides]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    return Python(DPO, "train", *overrides)
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
 """A small sweep, trained once, and its report."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dpo.results.report import report
+from tests.processes import DPO, Python
 from tests.results.small_sweep import beta_sweep
 from tests.sharing import once, shared_root
 
@@ -29,6 +29,8 @@ def dpo():
     """dpo(*arguments) -> the finished process of the command."""
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "dpo", *arguments], capture_output=True, text=True)
+        process = Python(DPO, *arguments)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.wait(), out, err)
 
     return call
