@@ -140,7 +140,9 @@ def results(verb: Verb) -> None:
     )
     sub.add_argument("directory", help="a run, a sweep, or any directory above runs that were measured alike")
     sub.add_argument(
-        "--out", metavar="FILE", help="the page (default DIR/report.html); its parts go into FILE's name without .html"
+        "--out",
+        metavar="PAGE",
+        help="the page (default DIR/report.html), its parts in a folder beside it; or a folder",
     )
     sub.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 where the page is not what the runs give now"

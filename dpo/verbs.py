@@ -180,9 +180,10 @@ def dashboard(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """The page of a directory of runs, or with --check whether it is up to date."""
     from dpo.results.report import report, stale
+    from dpo.results.written import places
 
     directory, out = Path(args.directory), Path(args.out) if args.out else None
-    page = out or directory / "report.html"
+    page, _ = places(directory, out)
     if args.check:
         changed = stale(directory, out)
         if changed:

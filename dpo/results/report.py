@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dpo.errors import UsageError
-from dpo.progress import bar
-from dpo.results import findings, fits, frames, notebooks, page, tables
+from dpo.progress import bar, say
+from dpo.results import findings, fits, frames, notebooks, page, tables, written
 from dpo.results.comparable import comparable, comparable_groups
 from dpo.results.figures.figure import plain
 from dpo.results.frames import Run, Runs
@@ -25,35 +25,23 @@ FOOT = "Made by dpo report from the files of these runs alone; the same runs giv
 
 def report(directory: Path, out: Path | None = None) -> Path:
     """Write the page (by default DIR/report.html) and the folder of the same name beside it; the page's path."""
-    target = out or directory / "report.html"
+    page_path, folder = written.places(directory, out)
     files = build(directory)
-    folder = target.with_suffix("")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in set(os.listdir(folder)) - set(files):
-            if Path(stale).suffix in (".md", ".svg", ".png", ".csv"):
-                (folder / stale).unlink()
-        for name, content in files.items():
-            write(target if name == "report.html" else folder / name, content)
+        for path in written.write(page_path, folder, files, html.escape(FOOT).encode()):
+            say(f"note: {path} is left of an older report and was changed since, so it stays")
     except OSError as error:
-        raise UsageError(f"{target}: cannot be written ({error.strerror}); choose another with --out") from error
-    return target
-
-
-def write(path: Path, content: bytes) -> None:
-    """The whole content or nothing."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+        raise UsageError(f"{page_path}: cannot be written ({error.strerror}); choose another with --out") from error
+    return page_path
 
 
 def stale(directory: Path, out: Path | None = None) -> list[str]:
     """Names of the files of a report that are missing or are not what these runs give now."""
-    target = out or directory / "report.html"
-    if not target.is_file():
-        return [target.name]
-    folder, files = target.with_suffix(""), build(directory)
-    paths = {name: target if name == "report.html" else folder / name for name in files}
+    page_path, folder = written.places(directory, out)
+    if not page_path.is_file():
+        return [page_path.name]
+    files = build(directory)
+    paths = {name: page_path if name == "report.html" else folder / name for name in files}
     return [name for name, path in paths.items() if not path.is_file() or path.read_bytes() != files[name]]
 
 

@@ -31,7 +31,8 @@ def test_the_same_runs_give_the_same_bytes_wherever_they_lie(page: Path, small_s
 @pytest.fixture
 def kept(page: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """The files of the page, and no second building of them."""
-    files = {path.name: path.read_bytes() for path in page.with_suffix("").iterdir()} | {page.name: page.read_bytes()}
+    parts = [path for path in page.with_suffix("").iterdir() if not path.name.startswith(".")]
+    files = {path.name: path.read_bytes() for path in (*parts, page)}
     monkeypatch.setattr(maker, "build", lambda directory: files)
     return files
 
@@ -71,8 +72,10 @@ def test_markdown_has_the_same_figures_and_numbers(page: Path) -> None:
 def test_out_names_the_page_and_its_folder(kept: dict[str, bytes], page: Path, tmp_path: Path) -> None:
     """--out FILE, and FILE without .html beside it; what an older report left there is gone."""
     folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "old.svg").write_text("old")
+    kept["old.svg"] = b"old"
+    maker.report(tmp_path, tmp_path / "mine.html")
+    assert (folder / "old.svg").is_file()
+    del kept["old.svg"]
     out = maker.report(tmp_path, tmp_path / "mine.html")
     assert out.read_bytes() == page.read_bytes()
     assert not (folder / "old.svg").exists() and (folder / "report.md").is_file()
