@@ -15,9 +15,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dpo import terminal, verbs
+from dpo.disk import PLACES, described, is_wrong_place
 from dpo.errors import UsageError
 from dpo.interrupt import cause, exit_code, handled
 from dpo.streams import GONE, guard, lost
@@ -220,6 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args = parse(arguments)
             if getattr(args, "trust_remote_code", False):
                 verbs.trust()
+            options = {"--out": "out", "--into": "into", "DIR": "directory", "RUN": "run"}
+            PLACES.update({said: Path(path) for said, name in options.items() if (path := getattr(args, name, None))})
             action = args.action
             code = int(action(args))
         except (Exception, KeyboardInterrupt) as error:
@@ -239,8 +243,8 @@ def ended(error: BaseException, resumed: bool) -> int:
     if isinstance(error, UsageError):
         terminal.fault(error)
         return 2
-    terminal.fault(f"{type(error).__name__}: {error}")
-    return 1
+    terminal.fault(described(error))
+    return 2 if is_wrong_place(error) else 1
 
 
 if __name__ == "__main__":

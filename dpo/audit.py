@@ -9,7 +9,7 @@ from dpo import terminal
 from dpo.config import Config
 from dpo.console import BLOCKS
 from dpo.data.prepare import Prepared, prepare, stop_if_told, text_hash
-from dpo.errors import UsageError
+from dpo.disk import make_folder
 from dpo.progress import say
 from dpo.records import RunDir, write_json
 from dpo.terminal import Sheet
@@ -25,10 +25,7 @@ def audit(config: Config) -> Path:
 
     made = prepare_run(config, load_data(config))
     folder = Path(config.output_root) / "audit" / f"{dataset_name(config)}-{text_hash(made.split)[:8]}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"output_root: cannot write {folder} ({error.strerror}); choose another") from error
+    make_folder(folder)
     write_json(folder / "perturb.json", {"pairs": made.split.changes})
     write_json(folder / "audit.json", made.audit)
     show(made.audit)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dpo.disk import BUILDING, failing, remove, remove_unfinished, sync_folder, temporary
 from dpo.errors import UsageError
+from dpo.locks import locked, locked_now
+from dpo.progress import say
+from dpo.seals import fault, seal, seal_of, set_aside
+
+__all__ = ["build_once", "key", "locked", "locked_now"]
 
 
 def key(*parts: Any) -> str:
@@ -20,45 +23,51 @@ def key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (a file beside the thing); the system frees it when its owner dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("w")
-    except OSError as error:
-        raise UsageError(f"cannot write {path.parent}: {error.strerror}; change output_root or cache_root") from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def locked_now(path: Path) -> Iterator[bool]:
-    """Like `locked`, without waiting: gives whether the lock was free, and holds it if so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-
-
 def build_once(path: Path, build: Callable[[Path], None]) -> bool:
-    """Make `path` (file or folder) by `build(temporary path)` unless it exists; True if it was built now.
+    """Make `path` (file or folder) by `build(temporary path)` unless it is there and whole; True if it was built now.
 
-    The temporary path is renamed when the build has ended, so a killed build leaves nothing that counts.
+    What was built is synced, gets its checksums and is renamed, so a killed build leaves nothing that counts. What is
+    there is held against its checksums; a damaged one is set aside, said, and built again. One from before there
+    were checksums is taken if it is whole by its own format, and gets them.
     """
-    if path.exists():
+    wrong = look(path)
+    if wrong is None and (seal_of(path).exists() or not os.access(path.parent, os.W_OK)):
         return False
-    with locked(path.with_name(f".{path.name}.lock")):
-        if path.exists():
+    try:
+        with locked(path.with_name(f".{path.name}.lock"), f"building {path}"):
+            return build_under_lock(path, build)
+    except UsageError as error:
+        if not path.exists() or wrong is None:
+            raise
+        raise UsageError(f"{path} is damaged ({wrong}), and cannot be built again: {error}") from error
+
+
+def look(path: Path) -> str | None:
+    """`fault` of an entry that another process may set aside at this moment."""
+    try:
+        return fault(path) if path.exists() else "not there"
+    except FileNotFoundError:
+        return "not there"
+
+
+def build_under_lock(path: Path, build: Callable[[Path], None]) -> bool:
+    """`build_once` for the holder of the entry's lock."""
+    remove_unfinished(path)
+    if path.exists():
+        wrong = fault(path)
+        if wrong is None:
+            if not seal_of(path).exists():
+                seal(path)
             return False
-        unfinished = path.with_name(f".{path.name}.building")
-        if unfinished.is_dir():
-            shutil.rmtree(unfinished)
-        build(unfinished)
-        os.replace(unfinished, path)
+        say(f"warning: {path} is damaged ({wrong}); it is set aside as {set_aside(path).name} and built again")
+    unfinished = temporary(path, BUILDING)
+    try:
+        with failing("write", path):
+            build(unfinished)
+            seal(unfinished, path)
+            os.replace(unfinished, path)
+            sync_folder(path.parent)
+    except BaseException:
+        remove(unfinished)
+        raise
     return True

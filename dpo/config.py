@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from dpo.build import arguments, convert
 from dpo.compose import compose
 from dpo.compose import conf_dir as conf_dir  # part of the door
+from dpo.disk import PLACES
 from dpo.errors import UsageError, check_folder, check_project
 from dpo.ranges import Answers, Batch, Epochs, Part, Range, Rate, Seed, Share, Steps, Temperature, Tokens
 from dpo.records import Damaged, what_is_wrong
@@ -204,7 +205,9 @@ def parse(plain: dict[str, Any]) -> Config:
         plain["loss"] = {k: v for k, v in plain["loss"].items() if k != "usual_beta"}
     values, normal = arguments(Config, plain, "", skip=("plain",))
     normal["loss"]["usual_beta"] = usual
-    return Config(**values, plain=normal)
+    config = Config(**values, plain=normal)
+    PLACES.update(output_root=Path(config.output_root), cache_root=Path(config.cache_root))
+    return config
 
 
 def identity(plain: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import traceback
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpo.cache import locked_now
 from dpo.config import Config, parse
+from dpo.disk import BUILDING, described, remove, remove_unfinished, temporary
 from dpo.interrupt import check
 from dpo.lifeline import Lifeline
+from dpo.locks import locked_now
+from dpo.pictures import draw_missing
 from dpo.progress import say
 from dpo.provenance import differences
 from dpo.records import Damaged, RunDir, run_of, state
@@ -119,15 +122,13 @@ class Worker:
         try:
             if directory.status()["state"] != "done" and not copied(config, directory, job):
                 yield from attempt(config, directory, execute)
-                draw(directory)
         except Exception as error:
             if directory.status()["state"] not in (
                 "failed",
                 "interrupted",
             ):  # wrong input leaves nothing behind: a sweep keeps a row of it
                 directory.create()
-                text = f"{type(error).__name__}: {error}"
-                directory.set_status("failed", error=text, traceback=traceback.format_exc())
+                directory.set_status("failed", error=described(error), traceback=traceback.format_exc())
         finally:
             for listener in LISTENERS:
                 listener()
@@ -157,16 +158,6 @@ def stacks(jobs: Sequence[Job], at_once: int) -> list[list[Job]]:
     return [group[i : i + at_once] for group in alike.values() for i in range(0, len(group), at_once)]
 
 
-def draw(directory: RunDir) -> None:
-    """The reward curves; a picture that fails is no reason to call a run failed."""
-    from dpo.results.figures import save_reward_curves
-
-    try:
-        save_reward_curves(directory)
-    except Exception as error:
-        say(f"{directory.path.name}: no curves ({error})")
-
-
 def twin(directory: RunDir, job: Job) -> RunDir | None:
     """The same run, finished by the same code and data, in another folder of the output root."""
     root = directory.path.parents[1]
@@ -180,19 +171,25 @@ def twin(directory: RunDir, job: Job) -> RunDir | None:
 
 def copied(config: Config, directory: RunDir, job: Job) -> bool:
     """Whether the run was finished under another name already: its files are then linked (or copied) from there."""
+    remove_unfinished(directory.path)
     other = twin(directory, job) if directory.path.parents[1].is_dir() else None
     if other is None:
         return False
-    unfinished = directory.path.with_name(f".{directory.path.name}.copying")
-    for left in (unfinished, directory.path):
-        shutil.rmtree(left, ignore_errors=True)
-    ignored = shutil.ignore_patterns(".*", "tracker.json", "status.json")
-    shutil.copytree(other.path, unfinished, copy_function=link, ignore=ignored)
-    source = other.path.relative_to(directory.path.parents[1])
-    RunDir(unfinished).set_status("done", copied_from=str(source))
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        own = {"tracker.json", "status.json"}
+        return {name for name in names if name.startswith(".") or name in own} if Path(folder) == other.path else set()
+
+    unfinished = temporary(directory.path, BUILDING)
+    shutil.copytree(other.path, unfinished, copy_function=link, ignore=left_out)
+    RunDir(unfinished).set_status("pending")
+    remove(directory.path)
     os.replace(unfinished, directory.path)
-    say(f"{directory.path.name}: the same run as {source}, finished there; linked, not repeated")
     mirror(config, directory)
+    draw_missing(directory)
+    source = other.path.relative_to(directory.path.parents[1])
+    directory.set_status("done", copied_from=str(source))
+    say(f"{directory.path.name}: the same run as {source}, finished there; linked, not repeated")
     return True
 
 
@@ -235,7 +232,7 @@ def set_aside(directory: RunDir) -> Path:
     """Move a run out of the way without losing it; where it is now."""
     aside = directory.path.parent / ".superseded"
     aside.mkdir(exist_ok=True)
-    number = sum(1 for path in aside.iterdir() if path.name.startswith(directory.path.name))
-    target = aside / f"{directory.path.name}.{number + 1}"
+    targets = (aside / f"{directory.path.name}.{number}" for number in itertools.count(1))
+    target = next(target for target in targets if not target.exists())
     os.replace(directory.path, target)
     return target

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dpo.cache import key, locked
+from dpo.cache import key
 from dpo.config import Config, load, parse
 from dpo.data import judge as judging
 from dpo.data.ends import other_ends
@@ -19,8 +19,10 @@ from dpo.data.judges.base import JudgeError
 from dpo.data.pair import Text
 from dpo.data.templates import render
 from dpo.data.tokens import encode_prompt
+from dpo.disk import make_folder, tidy
 from dpo.errors import UsageError
 from dpo.evaluate.samples import Answer, sample_each
+from dpo.locks import locked
 from dpo.models.pretrained import load_tokenizer
 from dpo.progress import say
 from dpo.provenance import checkpoint_hash, files_hash, provenance
@@ -142,11 +144,9 @@ def make(config: Config) -> JudgedDir:
     asked, texts, too_long = prompts_to_ask(config, policy.tokenizer)
     name, identity = naming(config, policy, asked, texts, judge_facts)
     directory = JudgedDir(Path(config.output_root) / "judged" / f"{name}-{identity}")
-    try:
-        directory.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"output_root: cannot write {directory.path} ({error.strerror}); choose another") from error
+    make_folder(directory.path)
     with locked(directory.lock):
+        tidy(directory.path)
         if directory.finished:
             say(f"already judged, not repeated: {directory.path}")
             return directory

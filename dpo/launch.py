@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dpo.cache import locked_now
-from dpo.errors import UsageError, first_line
+from dpo.disk import described, make_folder
+from dpo.errors import UsageError
 from dpo.interrupt import KILLED, cause
 from dpo.jobs import LISTENERS, Worker, aside_if_damaged, changes, lock_of, place, report, set_aside
 from dpo.lifeline import Lifeline, lifeline
 from dpo.listing import say_remarks
+from dpo.locks import PATIENCE, held, holder, lock_of_folder, locked, locked_now
+from dpo.pictures import draw_missing
 from dpo.progress import bar, say
 from dpo.records import Damaged, read_object, state, write_json
 from dpo.status import at_work, save_table, standing
@@ -39,14 +41,16 @@ def run_sweep(sweep: Sweep, rerun_changed: bool = False) -> int:
     todo = [number for number, end in enumerate(ends) if end != "done"]
     todo.sort(key=lambda number: TRIED.index(ends[number]) if ends[number] in TRIED else -1)
     for number in todo:
-        run = place(folder, sweep.jobs[number])
-        if state(run) == "failed":
-            run.set_status("pending")
+        job = sweep.jobs[number]
+        with locked_now(lock_of(folder, job)) as mine:
+            if mine and state(run := place(folder, job)) == "failed":
+                run.set_status("pending")
     say(f"sweep {sweep.name}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(todo)} done before, {len(todo)} to run")
     before = [place(folder, sweep.jobs[number]).path.name for number, end in enumerate(ends) if end == "done"]
     if before:
         say(f"done before: {few(before)}")
     for number in set(range(len(ends))) - set(todo):
+        draw_missing(place(folder, sweep.jobs[number]))
         report(place(folder, sweep.jobs[number]), sweep.jobs[number])
     stopped: KeyboardInterrupt | None = None
     try:
@@ -85,7 +89,7 @@ def run_all(sweep: Sweep, todo: list[int], line: Lifeline) -> None:
         try:
             launch(sweep, folder, todo, work)
         except Exception as error:  # a worker process that was killed, or a cluster that refused
-            say(f"the launcher stopped: {type(error).__name__}: {first_line(error)}")
+            say(f"the launcher stopped: {described(error).strip().splitlines()[0]}")
             return
         ends = {number: state(place(folder, sweep.jobs[number])) for number in todo}
         if stop and "failed" in ends.values():
@@ -96,14 +100,23 @@ def run_all(sweep: Sweep, todo: list[int], line: Lifeline) -> None:
         if len(left) == len(todo) and not busy:
             return
         todo = left
-        while busy and all(not free(folder, sweep.jobs[number]) for number in busy):
-            time.sleep(0.5)
+        wait_for(folder, [sweep.jobs[number] for number in busy])
+
+
+def wait_for(folder: Path, jobs: list[Job]) -> None:
+    """Wait until no process is at one of these jobs, and say which ones are at them."""
+    begin, said = time.monotonic(), ""
+    while jobs and all(not free(folder, job) for job in jobs):
+        whom = ", ".join(dict.fromkeys(str(holder(lock_of(folder, job)) or "another process") for job in jobs))
+        if whom != said and time.monotonic() - begin > PATIENCE:
+            say(f"waiting for {len(jobs)} runs that others are at: {whom}")
+            said = whom
+        time.sleep(0.5)
 
 
 def free(folder: Path, job: Job) -> bool:
     """Whether no process works on this job."""
-    with locked_now(lock_of(folder, job)) as taken:
-        return taken
+    return not held(lock_of(folder, job))
 
 
 def check_folder(sweep: Sweep) -> None:
@@ -126,16 +139,14 @@ def check_folder(sweep: Sweep) -> None:
 def keep_record(sweep: Sweep) -> None:
     """sweep.json: the question and a line per job, this grid's first and then what earlier grids had beyond it."""
     folder = sweep.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"output_root: cannot write {folder} ({error.strerror}); choose another") from error
+    make_folder(folder)
     jobs: list[dict[str, Any]] = [{"id": j.id, "name": j.name, "settings": j.settings} for j in sweep.jobs]
     ids = {job.id for job in sweep.jobs}
     path = folder / "sweep.json"
-    earlier = read_object(path).get("jobs", []) if path.exists() else []
-    jobs += [job for job in earlier if job["id"] not in ids]
-    write_json(path, {"sweep": sweep.name, "question": sweep.question, "jobs": jobs})
+    with locked(lock_of_folder(folder), f"the list of jobs in {path}"):
+        earlier = read_object(path).get("jobs", []) if path.exists() else []
+        jobs += [job for job in earlier if job["id"] not in ids]
+        write_json(path, {"sweep": sweep.name, "question": sweep.question, "jobs": jobs})
 
 
 def report_changes(sweep: Sweep, rerun: bool) -> None:
@@ -145,11 +156,11 @@ def report_changes(sweep: Sweep, rerun: bool) -> None:
         changed = changes(run, job)
         if not changed:
             continue
-        shown = few(changed)
-        if rerun and state(run) != "running":
-            say(f"{run.path.name}: {shown}; set aside in {set_aside(run)}, and run again")
-        else:
-            say(f"{run.path.name} ({state(run)}) was made before: {shown}; --rerun-changed runs it again")
+        with locked_now(lock_of(sweep.folder, job)) as mine:
+            if rerun and mine and run.path.exists():
+                say(f"{run.path.name}: {few(changed)}; set aside in {set_aside(run)}, and run again")
+            else:
+                say(f"{run.path.name} ({state(run)}) was made before: {few(changed)}; --rerun-changed runs it again")
 
 
 def few(names: Sequence[str], most: int = 6) -> str:

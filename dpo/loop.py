@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -156,23 +155,19 @@ def optimizer_step(
 
 def save_checkpoint(run: RunDir, trainee: Trainee, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Trained weights, optimizer and random state at the end of `step`, in place of the last ones."""
-    unfinished = run.path / ".checkpoint.new"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    save_file(trainable_state(trainee.model), unfinished / WEIGHTS)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    torch.save(
-        {
-            "optimizer": optimizer.state_dict(),
-            "torch": torch.get_rng_state(),
-            "cuda": cuda,
-            "beta": trainee.beta.state_dict(),
-            "rewards": trainee.rewards.state_dict(),
-        },
-        unfinished / STATE,
-    )
-    write_json(unfinished / "step.json", {"step": step})
-    run.replace_checkpoint(unfinished)
+    state = {
+        "optimizer": optimizer.state_dict(),
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "beta": trainee.beta.state_dict(),
+        "rewards": trainee.rewards.state_dict(),
+    }
+    with run.new_checkpoint() as folder:
+        save_file(trainable_state(trainee.model), folder / WEIGHTS)
+        with (folder / STATE).open("wb") as file:
+            torch.save(state, file)
+        write_json(folder / "step.json", {"step": step})
 
 
 def load_checkpoint(run: RunDir, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int | None:

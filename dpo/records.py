@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import fcntl
+import io
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpo.disk import (
+    BUILDING,
+    failing,
+    make_folder,
+    remove,
+    remove_unfinished,
+    sync,
+    sync_folder,
+    temporary,
+    tidy,
+    write_atomically,
+)
 from dpo.errors import UsageError
 from dpo.interrupt import KILLED
+from dpo.locks import held
+from dpo.progress import say
+from dpo.seals import check, fault, seal, set_aside
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text or nothing: a temporary file beside `path`, synced, then renamed."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+OLD = ".checkpoint.old"
+"""A checkpoint while another one takes its place."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -134,10 +142,7 @@ class RunDir:
 
     def create(self) -> None:
         """Make the directory; raises UsageError where that is not allowed."""
-        try:
-            (self.path / "pairs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"output_root: cannot write {self.path} ({error.strerror}); choose another") from error
+        make_folder(self.path / "pairs")
 
     def status(self) -> dict[str, Any]:
         """The content of status.json; state "pending" where there is none."""
@@ -176,11 +181,15 @@ class RunDir:
         return str(read_object(path).get("kind", "policy")) if path.exists() else "policy"
 
     def append(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
-        """Rows at the end of a JSONL file, on disk when this returns."""
-        with path.open("a", encoding="utf-8") as file:
+        """Rows at the end of a JSONL file, in the system's hands when this returns; a checkpoint syncs them."""
+        with failing("write", path), path.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(to_json(row) + "\n")
             file.flush()
+
+    def write_rows(self, path: Path, rows: Iterable[dict[str, Any]]) -> None:
+        """A JSONL file of these rows, atomically."""
+        write_atomically(path, "".join(to_json(row) + "\n" for row in rows))
 
     def rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """The rows of a JSONL file; a last line cut off by a kill does not count, any other that is none is Damaged."""
@@ -221,9 +230,9 @@ class RunDir:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        unfinished = self.path / "pairs" / f".step_{step}"
-        pq.write_table(pa.table(columns), unfinished)
-        os.replace(unfinished, self.pairs(step))
+        table = io.BytesIO()
+        pq.write_table(pa.table(columns), table)
+        write_atomically(self.pairs(step), table.getvalue())
 
     def read_pairs(self, step: int) -> dict[str, list[Any]]:
         """The columns of `write_pairs`."""
@@ -241,27 +250,65 @@ class RunDir:
         """Steps that have a per-pair table, in order."""
         return sorted(int(p.stem.removeprefix("step_")) for p in (self.path / "pairs").glob("step_*.parquet"))
 
-    def replace_checkpoint(self, unfinished: Path) -> None:
-        """Put a complete folder in the checkpoint's place; a kill in between leaves the old or the new one."""
-        old = self.path / ".checkpoint.old"
-        shutil.rmtree(old, ignore_errors=True)
+    @contextmanager
+    def new_checkpoint(self) -> Iterator[Path]:
+        """A folder to fill, which takes the checkpoint's place when the block ends: synced, with checksums, whole.
+
+        The rows behind it are synced before. A kill at any moment leaves the old one or the new one.
+        """
+        remove_unfinished(self.checkpoint)
+        unfinished = temporary(self.checkpoint, BUILDING)
+        try:
+            with failing("write", self.checkpoint):
+                unfinished.mkdir()
+                yield unfinished
+                for rows in (self.metrics, self.samples):
+                    if rows.exists():
+                        sync(rows)
+                seal(unfinished)
+                self._replace_checkpoint(unfinished)
+        except BaseException:
+            remove(unfinished)
+            raise
+
+    def _replace_checkpoint(self, unfinished: Path) -> None:
+        old = self.path / OLD
+        remove(old)
         if self.checkpoint.exists():
             os.replace(self.checkpoint, old)
         os.replace(unfinished, self.checkpoint)
-        shutil.rmtree(old, ignore_errors=True)
+        sync_folder(self.path)
+        remove(old)
 
     def recover(self) -> None:
-        """After a kill: bring back a checkpoint that was being replaced."""
-        old = self.path / ".checkpoint.old"
-        if old.exists() and not self.checkpoint.exists():
+        """After a kill, for the holder of the run's lock: what was half written goes, a whole checkpoint stays.
+
+        A damaged checkpoint is set aside and said; the one it was replacing takes its place, where that is there.
+        """
+        old = self.path / OLD
+        for folder in (self.path, self.path / "pairs"):
+            tidy(folder)
+        remove_unfinished(self.checkpoint)
+        wrong = fault(self.checkpoint) if self.checkpoint.exists() else None
+        if wrong:
+            wrong = f"{self.checkpoint} is damaged ({wrong}), set aside as {set_aside(self.checkpoint).name}"
+        if old.exists() and not self.checkpoint.exists() and not fault(old):
             os.replace(old, self.checkpoint)
+        remove(old)
+        if wrong:
+            goes_on = self.checkpoint.exists()
+            say(f"warning: {wrong}; the run " + ("goes on from the one before it" if goes_on else "starts over"))
+
+    def check_checkpoint(self) -> None:
+        """Raise UsageError, naming the file, where the finished weights are not as they were written."""
+        check(self.checkpoint, "restore it from a copy, or move the run away and train it again")
 
     def cut(self, last_step: int) -> None:
         """Drop every row and table past `last_step` (all of them for -1): a resume starts there."""
         for path in (self.metrics, self.samples):
             kept = [row for row in self.rows(path) if row["step"] <= last_step]
             if path.exists():
-                write_atomically(path, "".join(to_json(row) + "\n" for row in kept))
+                self.write_rows(path, kept)
         for step in self.saved_steps():
             if step > last_step:
                 self.pairs(step).unlink()
@@ -294,18 +341,6 @@ def reason(run: RunDir) -> str:
     if said == "interrupted":
         return str(run.status().get("cause", KILLED))
     return str(run.status().get("error", "")) if said == "failed" else ""
-
-
-def held(path: Path) -> bool:
-    """Whether a process holds the lock on a file."""
-    try:
-        with path.open() as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def find_runs(root: Path) -> list[RunDir]:

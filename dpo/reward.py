@@ -7,7 +7,6 @@ and Ouyang et al. 2022 (arXiv:2203.02155), equation 1: -log sigmoid(r_chosen - r
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -189,11 +188,9 @@ def train(arm: Arm, train_pairs: Sequence[TokenPair], eval_pairs: Sequence[Token
 
 def finish(directory: RunDir, model: Any, tokenizer: Any, config: Config, start: str) -> None:
     """The checkpoint, and the summary with its reliability table."""
-    unfinished = directory.path / ".checkpoint.new"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    save(model, unfinished, start, config.model.revision)
-    tokenizer.save_pretrained(unfinished)
-    directory.replace_checkpoint(unfinished)
+    with directory.new_checkpoint() as folder:
+        save(model, folder, start, config.model.revision)
+        tokenizer.save_pretrained(folder)
     evaluations = [row for row in directory.rows(directory.metrics) if row["kind"] == "eval"]
     first, last = evaluations[0], evaluations[-1]
     rows = PairRows.read(directory.read_pairs(last["step"]))
@@ -216,6 +213,7 @@ def finished_arm(run: RunDir, device: torch.device | None) -> tuple[Arm, Any]:
     """A finished reward model put together again, and its tokenizer; on the run's own kind of device for None."""
     if run.status()["state"] != "done":
         raise UsageError(f"{run.path}: state is {run.status()['state']}; only a finished run can be scored")
+    run.check_checkpoint()
     config = past.settings(run)
     device = device or pick_device(config.train.device)
     tokenizer = load_tokenizer(str(run.checkpoint))

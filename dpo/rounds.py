@@ -15,10 +15,10 @@ from dpo.config import Config, identity, parse
 from dpo.console import summary
 from dpo.data.judge import JudgedDir
 from dpo.data.judged import Judged
+from dpo.locks import lock_of_folder, locked
 from dpo.past import TRUSTED
 from dpo.progress import say
 from dpo.records import RunDir, read_json, write_json
-from dpo.results.figures import save_reward_curves
 from dpo.run import run
 from dpo.terminal import Sheet
 from dpo.tracking.shown import short_name
@@ -43,7 +43,6 @@ def rounds(config: Config) -> RunDir:
         if finished:
             say(f"already finished, not repeated: {directory.path}")
         else:
-            save_reward_curves(directory)
             summary(directory)
         done.append(record(number, directory, judged))
         keep(folder / "rounds.json", done)
@@ -97,8 +96,9 @@ def record(number: int, directory: RunDir, judged: JudgedDir | None) -> dict[str
 
 def keep(path: Path, done: list[dict[str, Any]]) -> None:
     """Write what is done so far, and what an earlier command with more rounds did beyond it."""
-    earlier = read_json(path)["rounds"] if path.exists() else []
-    write_json(path, {"rounds": [*done, *earlier[len(done) :]]})
+    with locked(lock_of_folder(path.parent), str(path)):
+        earlier = read_json(path)["rounds"] if path.exists() else []
+        write_json(path, {"rounds": [*done, *earlier[len(done) :]]})
 
 
 def show(done: list[dict[str, Any]]) -> None:

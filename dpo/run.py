@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,22 +12,24 @@ import torch
 
 from dpo.accumulate import Work, drive
 from dpo.audit import prepare_run, write_audit
-from dpo.cache import locked
 from dpo.config import Config, dump, identity
 from dpo.data.pair import Split, check_pairs, warn_overlap
 from dpo.data.tokens import TokenPair, content_hash
+from dpo.disk import described, remove
 from dpo.errors import UsageError
 from dpo.evaluate.calibration import table
 from dpo.evaluate.change import margin_change
 from dpo.evaluate.evaluator import Evaluator
 from dpo.interrupt import cause, check, deferred
 from dpo.libraries import import_libraries
+from dpo.locks import locked
 from dpo.logps import Scorer
 from dpo.loop import Trainee, total_steps, train
 from dpo.metrics import PairRows, flags
 from dpo.models.adapters import save
 from dpo.models.liger import kernels_of
 from dpo.models.pretrained import weights_hash
+from dpo.pictures import draw, draw_missing
 from dpo.progress import say
 from dpo.provenance import code, data_files, provenance, scale, yardstick
 from dpo.records import RunDir, write_atomically
@@ -64,19 +65,22 @@ def attempt(
     raised again. Wrong input leaves nothing behind.
     """
     if directory.status()["state"] == "done":
+        draw_missing(directory)
         return directory, True
     directory.create()
     with locked(directory.lock):
         if directory.status()["state"] == "done":
             return directory, True
         try:
+            directory.recover()
             directory.set_status("running")
             write_atomically(directory.config, dump(config.plain))
             import_libraries(config.adapter.shares_start)
             yield from execute(config, directory)
+            draw(directory)
         except BaseException as error:
             if isinstance(error, UsageError) and not directory.metrics.exists():
-                shutil.rmtree(directory.path)
+                remove(directory.path)
             else:
                 leave(directory, error)
             raise
@@ -91,7 +95,7 @@ def leave(directory: RunDir, error: BaseException) -> None:
         return
     why = cause(error)
     if why is None:
-        directory.set_status("failed", error=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        directory.set_status("failed", error=described(error), traceback=traceback.format_exc())
         return
     directory.set_status("interrupted", cause=why)
     directory.recover()
@@ -236,11 +240,9 @@ def finish(
     config: Config, directory: RunDir, trainee: Trainee, split: Split, start: str, cache: Path, device: torch.device
 ) -> None:
     """The finished checkpoint, the answers side by side, and the summary with its flags."""
-    unfinished = directory.path / ".checkpoint.new"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    save(trainee.model, unfinished, start, config.model.revision)
-    trainee.tokenizer.save_pretrained(unfinished)
-    directory.replace_checkpoint(unfinished)
+    with directory.new_checkpoint() as folder:
+        save(trainee.model, folder, start, config.model.revision)
+        trainee.tokenizer.save_pretrained(folder)
 
     answers = {
         (row["step"], row["prompt"]): row["completion"]
@@ -254,8 +256,7 @@ def finish(
         for step, prompt in answers
         if step == last_step
     ]
-    directory.compare.unlink(missing_ok=True)
-    directory.append(directory.compare, rows)
+    directory.write_rows(directory.compare, rows)
 
     evaluations = [row for row in directory.rows(directory.metrics) if row["kind"] == "eval"]
     first, last = evaluations[0], evaluations[-1]

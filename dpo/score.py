@@ -13,6 +13,7 @@ from dpo.config import Config
 from dpo.data.files import read_pairs
 from dpo.data.pair import check_pairs
 from dpo.data.tokens import tokenise
+from dpo.disk import write_atomically
 from dpo.errors import UsageError
 from dpo.evaluate.evaluator import describe_pairs, pair_names
 from dpo.evaluate.held_out import evaluate_pairs
@@ -34,6 +35,7 @@ def finished(run: RunDir) -> Config:
         raise UsageError(f"{run.path}: state is {state(run)}; only a finished run can be scored or compared")
     if run.kind != "policy":
         raise UsageError(f"{run.path}: holds a {run.kind} model, which has no policy, loss or answers")
+    run.check_checkpoint()
     return past.settings(run)
 
 
@@ -119,10 +121,11 @@ def score(
             c_B, r_B = log_ratios(rows)
             columns["logratio_margin"] = c_B - r_B
         columns["win"] = wins(rows, float(metrics["tie"]))
-        with out.open("w", encoding="utf-8") as file:
-            for i, name in enumerate(ids):
-                row = {"id": name} | {column: float(values[i]) for column, values in columns.items()}
-                file.write(to_json(row) + "\n")
+        lines = (
+            to_json({"id": name} | {column: float(values[i]) for column, values in columns.items()})
+            for i, name in enumerate(ids)
+        )
+        write_atomically(out, "".join(f"{line}\n" for line in lines))
     as_json({"pairs": len(ids), **metrics})
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from dpo import terminal
 from dpo.listing import SEEN, Glance, Listing, listing, look, say_remarks, shown
+from dpo.locks import lock_of_folder, locked
 from dpo.records import RunDir, write_atomically
 from dpo.streams import unread
 from dpo.terminal import Sheet
@@ -33,13 +34,14 @@ def row_of(run: Glance) -> dict[str, Any]:
 
 def save_table(folder: Path) -> list[str]:
     """Write table.csv of a sweep: a row per job, with an empty cell for what it does not have; remarks on its files."""
-    found = listing(folder)
-    table = [row_of(run) for run in found.runs]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_atomically(folder / "table.csv", text.getvalue())
+    with locked(lock_of_folder(folder), f"the table of {folder}"):  # or the older of two tables might come last
+        found = listing(folder)
+        table = [row_of(run) for run in found.runs]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in table for key in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        write_atomically(folder / "table.csv", text.getvalue())
     return found.remarks
 
 

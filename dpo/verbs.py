@@ -16,7 +16,6 @@ def train(args: argparse.Namespace) -> int:
 
     config = load(args.overrides, args.config_dir, args.config_name)  # what is wrong with it is said before the rest
     from dpo.console import summary
-    from dpo.results.figures import save_reward_curves
     from dpo.run import run
 
     if not config.one_run:
@@ -28,7 +27,6 @@ def train(args: argparse.Namespace) -> int:
     if finished:
         remark(f"already finished, not repeated: {directory.path}")
     else:
-        save_reward_curves(directory)
         summary(directory)
     path_line(directory.path)
     return 0

@@ -195,7 +195,9 @@ def test_twelve_jobs_make_one_reference_pass(tmp_path: Path) -> None:
 def test_a_sweep_killed_at_five_random_moments_ends_with_the_table_of_an_uninterrupted_one(cache, tmp_path) -> None:
     """SIGKILL, the same command, over and over: equal byte for byte; what was finished is untouched."""
     grid = ["beta.value=0.1,0.3,1", "loss=sigmoid,ipo", "seed=0,1", "train.max_steps=12"]
+    begin = time.monotonic()
     assert finish(command(cache, tmp_path / "whole", *grid))[0] == 0
+    pace = (time.monotonic() - begin) / 6  # about two runs' time, whatever else the machine does
     draw = random.Random(time.time_ns())
     folder, finished = tmp_path / "cut" / "multirun", {}
     for _ in range(5):
@@ -203,11 +205,11 @@ def test_a_sweep_killed_at_five_random_moments_ends_with_the_table_of_an_uninter
         process = start(command(cache, tmp_path / "cut", *grid))
         while process.poll() is None and len(list(folder.glob("*/metrics.jsonl"))) <= before:
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 1.2))
+        time.sleep(draw.uniform(0, pace))
         kill(process)
         done = [r for r in find_runs(folder) if r.status()["state"] == "done"]
         for path in (path for r in done for path in r.path.rglob("*") if path.is_file()):
-            if path.name not in (".lock", "curves.svg"):
+            if path.name != ".lock":
                 assert finished.setdefault(path, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
     assert 0 < len({path.parent for path in finished if path.name == "metrics.jsonl"}) < 12
     assert finish(command(cache, tmp_path / "cut", *grid))[0] == 0

@@ -45,13 +45,11 @@ def test_a_checkpoint_is_there_at_every_moment_of_its_replacement(directory: Run
     """Killed before, between or after the two renames, recover() finds the old or the new one whole."""
     directory.checkpoint.mkdir()
     (directory.checkpoint / "step.json").write_text('{"step": 1}')
-    unfinished = directory.path / ".checkpoint.new"
-    unfinished.mkdir()
-    (unfinished / "step.json").write_text('{"step": 2}')
     if moment == "between":
         directory.checkpoint.rename(directory.path / ".checkpoint.old")
     elif moment == "after":
-        directory.replace_checkpoint(unfinished)
+        with directory.new_checkpoint() as folder:
+            (folder / "step.json").write_text('{"step": 2}')
     directory.recover()
     assert directory.checkpoint_step == (2 if moment == "after" else 1)
 

@@ -19,6 +19,7 @@ from typing import Any
 from dpo.data.judges.base import Ask, Given, Judge, JudgeError, Question, Verdict
 from dpo.data.pair import Pair, Text, content_id, plain_text, text_key
 from dpo.data.perturb import draw
+from dpo.disk import failing
 from dpo.errors import UsageError
 from dpo.evaluate.samples import Answer
 from dpo.progress import bar
@@ -90,7 +91,7 @@ class Log:
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """Rows at the end, on disk when this returns."""
         rows = list(rows)
-        with self.one, self.path.open("a", encoding="utf-8") as file:
+        with self.one, failing("write", self.path), self.path.open("a", encoding="utf-8") as file:
             file.write("".join(to_json(row) + "\n" for row in rows))
             file.flush()
             os.fsync(file.fileno())

@@ -24,6 +24,7 @@ from dpo.models import saved_adapter
 from dpo.models.causal import check_causal
 from dpo.models.weights import adapted, fitted, holds_tokenizer
 from dpo.progress import remark, say
+from dpo.seals import check
 from dpo.whereabouts import absolute
 
 Model = TypeVar("Model")
@@ -32,6 +33,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HINT = "model.path (or reference.path) needs a hub id within reach or a folder with weights and tokenizer"
 Dtype = Literal["float32", "bfloat16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flex_attention"]
+DAMAGED = "restore it from a copy, or remove it and give again the command that made it"
 NOT_IDENTITY = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
 
 
@@ -92,6 +94,7 @@ def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bo
     """A fast tokenizer with EOS and pad; raises UsageError in one line where the folder has none."""
     from transformers import AutoTokenizer
 
+    check(Path(path).expanduser(), DAMAGED)
     config = saved_adapter.config_of(path, revision, hub_in_reach(path))
     if config is not None and not holds_tokenizer(config.parent):
         base, base_revision = saved_adapter.base_of(config)
@@ -148,6 +151,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    check(Path(path).expanduser(), DAMAGED)
     options = {
         "revision": revision,
         "dtype": DTYPES[dtype],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.config import read_plain
+from dpo.disk import make_folder
 from dpo.errors import UsageError, check_project
 from dpo.records import find_runs, write_atomically
 from dpo.tracking.push import connect
@@ -167,7 +168,7 @@ def build(folder: Path, project: str | None, entity: str | None, online: bool) -
     name = check_project("--project", (named.pop() if named else "dpo") if project is None else project)
     owner = connect(entity)[1] if online else entity or ""
     target = folder / "wandb"
-    target.mkdir(exist_ok=True)
+    make_folder(target)
     for file, spec in files(name, owner).items():
         write_atomically(target / file, json.dumps(spec, indent=1, ensure_ascii=False) + "\n")
     written = [str(target / "report.json"), str(target / "dashboard.json")]

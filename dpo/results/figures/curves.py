@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dpo.records import RunDir
+from dpo.records import RunDir, write_atomically
 from dpo.results import stats
 from dpo.results.arms import Arm
 from dpo.results.figures.figure import INK, SOFT, Figure, Look, Panel, build, on_card, style, svg_of
@@ -51,7 +51,7 @@ def save_reward_curves(run: RunDir) -> None:
     """Write the run's curves.svg (the same bytes for the same rows)."""
     rows = list(run.rows(run.metrics))
     with style():
-        run.curves.write_text(on_card(svg_of(reward_curves(rows, run.path.name), "dpo")), encoding="utf-8")
+        write_atomically(run.curves, on_card(svg_of(reward_curves(rows, run.path.name), "dpo")))
 
 
 def run_curves(run: Run) -> Figure:
