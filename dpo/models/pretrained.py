@@ -24,6 +24,7 @@ from dpo.models import saved_adapter
 from dpo.models.causal import check_causal
 from dpo.models.weights import adapted, fitted, holds_tokenizer
 from dpo.progress import remark, say
+from dpo.seals import NAME as SEAL
 from dpo.seals import check
 from dpo.whereabouts import absolute
 
@@ -86,7 +87,7 @@ class Pretrained:
 def listing(path: str) -> list[str]:
     """A folder's files by name, size and time; empty for a hub id."""
     folder = Path(path).expanduser()
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = sorted(file for file in folder.iterdir() if file.name != SEAL) if folder.is_dir() else []
     return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
 
 
