@@ -22,11 +22,11 @@ from dpo.disk import (
     sync_folder,
     temporary,
     tidy,
-    write_atomically,
 )
+from dpo.disk import write_atomically as write_atomically  # what a run's files are written by
 from dpo.errors import UsageError
 from dpo.interrupt import KILLED
-from dpo.locks import held
+from dpo.locks import held as held
 from dpo.progress import say
 from dpo.seals import check, fault, seal, set_aside
 
