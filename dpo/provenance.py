@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -48,9 +49,13 @@ NOT_IN_RESULTS = (
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Commit and hash of the uncommitted diff (null outside a checkout), versions, device model. No host name."""
-    commit = git("rev-parse", "HEAD")
-    diff = git("diff", "HEAD")
+    """Commit and hash of the package's uncommitted diff (null outside its checkout), versions, device model.
+
+    A repository that merely surrounds the package, as one's own project does around its .venv, says nothing about it
+    and stays out. No host name.
+    """
+    commit = git("rev-parse", "HEAD") if tracked() else None
+    diff = git("diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", ".") if commit else None
     return {
         "commit": commit,
         "diff_hash": hashlib.sha256(diff.encode()).hexdigest()[:16] if commit and diff else None,
@@ -131,11 +136,17 @@ def short_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
+def tracked() -> bool:
+    """Whether the repository around this package is the one that keeps it."""
+    return git("ls-files", "--error-unmatch", "--", Path(__file__).name) is not None
+
+
 def git(*arguments: str) -> str | None:
-    """Output of a git command on the checkout that holds this package, or None."""
+    """Output of a git command in the package's folder, or None. Git's variables, as a hook sets them, do not count."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        folder = Path(__file__).parent
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10, env=own)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
