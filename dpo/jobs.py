@@ -46,7 +46,7 @@ def changes(run: RunDir, job: Job) -> list[str]:
     """What changed in code and data since this run was made; nothing for a run that has made no row yet."""
     if not run.metrics.exists() or not (run.path / "provenance.json").exists():
         return []
-    return differences(run.read("provenance"), job.plain["dataset"])
+    return differences(run.read("provenance"), job.plain)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from dpo.disk import described, make_folder
 from dpo.errors import UsageError
+from dpo.inputs import refuse_changed
 from dpo.interrupt import KILLED, cause
 from dpo.jobs import LISTENERS, Worker, aside_if_damaged, changes, lock_of, place, report, set_aside
 from dpo.lifeline import Lifeline, lifeline
@@ -31,6 +32,9 @@ def run_sweep(sweep: Sweep, rerun_changed: bool = False) -> int:
     """Run what is missing of a sweep; 0 where every job is done in the end, else 1."""
     folder = sweep.folder
     check_folder(sweep)
+    for job in sweep.jobs if not rerun_changed else ():
+        run = place(folder, job)
+        refuse_changed(run, job.plain, "be the answer" if state(run) == "done" else "go on", "give --rerun-changed, ")
     keep_record(sweep)
     for notice in sweep.notices:
         say(notice)

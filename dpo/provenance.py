@@ -19,6 +19,7 @@ from dpo.config import read_plain
 from dpo.data.pair import Pair
 from dpo.data.token_store import fingerprint
 from dpo.errors import UsageError
+from dpo.inputs import changed
 from dpo.losses.base import Loss
 from dpo.records import RunDir
 
@@ -94,24 +95,16 @@ def code() -> dict[str, str]:
     }
 
 
-def data_files(dataset: dict[str, Any]) -> dict[str, str]:
-    """Hash of every file that a data set's settings name."""
-    paths = [Path(value).expanduser() for value in dataset.values() if isinstance(value, str)]
-    return {str(path): short_hash(path) for path in paths if path.is_file()}
-
-
-def differences(made_by: dict[str, Any], dataset: dict[str, Any]) -> list[str]:
-    """What changed in code and data since a run recorded `made_by` in its provenance: file names with what happened."""
-    said: list[str] = []
+def differences(made_by: dict[str, Any], plain: dict[str, Any]) -> list[str]:
+    """What changed in code and inputs since a run of these settings recorded `made_by`: names and what happened."""
     if "code" not in made_by:
-        return said
-    for kind, now in (("code", code()), ("files", data_files(dataset))):
-        then = made_by.get(kind, {})
-        for path in sorted({*then, *now}):
-            if then.get(path) != now.get(path):
-                word = "new" if path not in then else "gone" if path not in now else "changed"
-                said.append(f"{'dpo/' if kind == 'code' else ''}{path} {word}")
-    return said
+        return []
+    then, now = made_by["code"], code()
+    said = []
+    for path in sorted({*then, *now}):
+        if then.get(path) != now.get(path):
+            said.append(f"dpo/{path} {'new' if path not in then else 'gone' if path not in now else 'changed'}")
+    return said + [f"{path} {what}" for path, what in changed(made_by, plain)]
 
 
 def files_hash(folder: Path) -> str | None:

@@ -31,6 +31,7 @@ from dpo.evaluate import agreement, calibration, length
 from dpo.evaluate.evaluator import pair_names
 from dpo.finite import check_values, check_weights
 from dpo.gate import ROUNDING, StartError
+from dpo.inputs import inputs, refuse_moving
 from dpo.loop import learning_rate, total_steps
 from dpo.metrics import PairRows, reward_means
 from dpo.models.adapters import save, train_mode
@@ -139,6 +140,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     yield from ()  # no policy's batch to hand out
     cache, device = Path(config.cache_root), pick_device(config.train.device)
     torch.set_num_threads(config.train.threads or default_threads())
+    read = inputs(config.plain)
     made = prepare_run(config, runner.load_data(config))
     tokenizer = config.model.tokenizer(cache)
     train_pairs, eval_pairs = made.train, made.evaluation
@@ -161,7 +163,8 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         "steps": steps,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    directory.write("provenance", provenance(device) | facts)
+    refuse_moving(read, config.plain)
+    directory.write("provenance", provenance(device) | facts | {"files": read})
     directory.cut(-1)
     with runner.recorded(config, directory) as recorder:
         train(Arm(config, model, RewardScorer(model), pad_id, recorder), train_pairs, eval_pairs)

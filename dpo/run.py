@@ -20,6 +20,7 @@ from dpo.errors import UsageError
 from dpo.evaluate.calibration import table
 from dpo.evaluate.change import margin_change
 from dpo.evaluate.evaluator import Evaluator
+from dpo.inputs import inputs, refuse_changed, refuse_moving
 from dpo.interrupt import cause, check, deferred
 from dpo.libraries import import_libraries
 from dpo.locks import locked
@@ -31,7 +32,7 @@ from dpo.models.liger import kernels_of
 from dpo.models.pretrained import weights_hash
 from dpo.pictures import draw, draw_missing
 from dpo.progress import say
-from dpo.provenance import code, data_files, provenance, scale, yardstick
+from dpo.provenance import code, provenance, scale, yardstick
 from dpo.records import RunDir, write_atomically
 from dpo.reference import Reference, StoredLogps
 from dpo.shared import in_one_batch
@@ -65,12 +66,14 @@ def attempt(
     raised again. Wrong input leaves nothing behind.
     """
     if directory.status()["state"] == "done":
+        refuse_changed(directory, config.plain, "be the answer")
         draw_missing(directory)
         return directory, True
     directory.create()
     with locked(directory.lock):
         if directory.status()["state"] == "done":
             return directory, True
+        refuse_changed(directory, config.plain, "go on")
         try:
             directory.recover()
             directory.set_status("running")
@@ -109,6 +112,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     torch.set_num_threads(config.train.threads or default_threads())
     tokenizer = config.model.tokenizer(cache)
     check_reference(config, tokenizer)
+    read = inputs(config.plain)
     made = prepare_run(config, load_data(config))
     split, train_pairs, eval_pairs = made.split, made.train, made.evaluation
     write_audit(directory, made)
@@ -144,7 +148,8 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     }
     together = sorted({*in_one_batch(), *facts_before(directory).get("in_one_batch", [])})
     facts |= {"in_one_batch": together} if together else {}  # such numbers are those of the run alone up to rounding
-    made_by = {"code": code(), "files": data_files(config.plain["dataset"])}
+    refuse_moving(read, config.plain)
+    made_by = {"code": code(), "files": read}
     directory.write("provenance", provenance(device) | facts | made_by)
     with recorded(config, directory) as recorder:
         evaluator = Evaluator(

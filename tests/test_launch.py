@@ -148,8 +148,8 @@ def test_changed_code_is_reported_and_rerun_only_on_request(cache: Path, tmp_pat
     assert (tmp_path / "multirun" / ".superseded" / f"{path.name}.1" / "metrics.jsonl").is_file()
 
 
-def test_changed_data_is_reported(cache: Path, tmp_path: Path, capsys) -> None:
-    """A data file by its content, not by its date."""
+def test_changed_data_is_refused(cache: Path, tmp_path: Path, capsys) -> None:
+    """A data file by its content, not by its date; on request the runs are set aside and made of it."""
     from .test_cli import pairs_of_twelve
 
     file = pairs_of_twelve(tmp_path / "pairs.jsonl")
@@ -159,8 +159,11 @@ def test_changed_data_is_reported(cache: Path, tmp_path: Path, capsys) -> None:
     assert main(arguments) == 0
     assert "was made before" not in capsys.readouterr().err
     file.write_text(file.read_text().replace("Paris", "Lyon"))
-    assert main(arguments) == 0
-    assert capsys.readouterr().err.count(f"was made before: {file} changed") == 2
+    assert main(arguments) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert f"{file} changed from " in line and "--rerun-changed" in line
+    assert main([*arguments, "--rerun-changed"]) == 0
+    assert "2 to run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("mark", "said"), [("sweep.json", "the folder of a sweep"), ("status.json", "of a run")])
