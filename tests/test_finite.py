@@ -1,5 +1,6 @@
 """Only finite numbers are results: what is not ends the run, is no file's content, and no judge's order."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -14,6 +15,8 @@ from dpo.models.fit import fit
 from dpo.records import RunDir, find_runs, to_json
 from dpo.run import run
 from dpo.tracking.files import NoTracker, Recorder
+
+from . import toys
 
 ODD = [math.nan, math.inf, -math.inf]
 
@@ -72,23 +75,15 @@ def test_a_judge_whose_score_is_none_gives_no_verdict(odd: float) -> None:
     strict(to_json(verdict.detail))
 
 
-class Logits(nn.Module):
-    """The smallest language model."""
-
-    def __init__(self, start: float = 0.0) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.full((5, 5), start))
-
-    def forward(self, input_ids, attention_mask, use_cache):
-        return type("Out", (), {"logits": self.table[input_ids]})
-
-
 @pytest.mark.parametrize("start", ODD)
 def test_a_start_that_broke_is_never_kept(start: float) -> None:
     """Supervised fine-tuning ends with an error, so that nothing of it reaches the cache."""
+    model = toys.model()
+    sound = copy.deepcopy(model.state_dict())
+    next(model.parameters()).data[2] = start
     with pytest.raises(FloatingPointError, match=r"sft\.lr"):
-        fit(Logits(start), [([1], [2, 3])], 2, 1, 1e-3, 0, 0, "supervised fine-tuning")
-    model = Logits()
+        fit(model, [([1], [2, 3])], 2, 1, 1e-3, 0, 0, "supervised fine-tuning")
+    model.load_state_dict(sound)
     fit(model, [([1], [2, 3])], 2, 1, 1e-3, 0, 0, "supervised fine-tuning")
     assert broken(model.named_parameters()) is None
 

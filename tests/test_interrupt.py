@@ -56,6 +56,29 @@ def test_what_a_library_makes_of_a_signal_is_still_an_interruption(number, name,
         assert cause(RuntimeError("a worker was killed")) == name and interrupt.exit_code() == code
 
 
+@pytest.mark.parametrize("error", [SystemExit(-1), RuntimeError("not requeued: timed out too many times")])
+def test_what_a_cluster_s_launcher_raises_at_its_warning_is_an_interruption(error, monkeypatch):
+    """submitit's handler of SIGUSR2 keeps its work; a handler of somebody else's that returns changes nothing."""
+    raised = [error]
+
+    def handler(*_):
+        if raised:
+            raise raised.pop()
+
+    before = signal.signal(signal.SIGUSR2, handler)
+    try:
+        with handled():
+            with pytest.raises(type(error)):
+                os.kill(os.getpid(), signal.SIGUSR2)
+            assert cause(error) == "SIGUSR2, the end of its time"
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert cause(RuntimeError()) is None
+            check()
+        assert signal.getsignal(signal.SIGUSR2) is handler
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def test_causes_of_what_nobody_signalled():
     """A failure has none."""
     causes = [KeyboardInterrupt(), SystemExit(1), GeneratorExit(), RuntimeError(), UsageError("x")]

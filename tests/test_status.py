@@ -11,7 +11,7 @@ from dpo.__main__ import main
 from dpo.cache import locked
 from dpo.listing import listing
 from dpo.records import RunDir, write_json
-from dpo.status import clock, over, row_of, standing
+from dpo.status import at_work, clock, over, row_of, standing
 
 from .sweeps import command, kill, start
 from .test_sweep import question
@@ -67,6 +67,21 @@ def test_watch_ends_when_every_job_has(folder: Path, capsys) -> None:
         RunDir(folder / f"seed{n}-{n:08}").create()
         RunDir(folder / f"seed{n}-{n:08}").set_status("failed", error="lost")
     assert main(["status", "--watch", str(folder)]) == 0
+
+
+def test_watch_ends_when_nothing_is_at_work(folder: Path, capsys) -> None:
+    """A killed run and a job that never began do not keep it waiting; a launcher between two jobs does."""
+    assert main(["status", str(folder), "--watch"]) == 0
+    said = capsys.readouterr().out
+    assert "1 interrupted" in said and "nothing is at work: the command that started it goes on" in " ".join(
+        said.split()
+    )
+    assert "seed1-00000001: killed" in said
+    with at_work(folder), at_work(folder):  # two agents
+        assert not over(folder, listing(folder)) and not over(folder.parent, listing(folder.parent))
+    assert over(folder, listing(folder))
+    with locked(RunDir(folder / "seed1-00000001").lock):
+        assert not over(folder, listing(folder))
 
 
 def test_a_folder_of_single_runs_has_a_status_too(finished: RunDir) -> None:

@@ -19,7 +19,7 @@ from dpo.errors import UsageError
 from dpo.records import RunDir, to_json, write_atomically
 from dpo.tracking.wandb import client, first_line
 
-STATES = {"finished": "done", "running": "running", "pending": "pending"}
+STATES = {"finished": "done", "running": "running", "pending": "pending", "killed": "interrupted"}
 """States of W&B by ours; every other one is a failure."""
 FILES = ("status.json", "summary.json", "provenance.json", "audit.json", "samples.jsonl", "compare.jsonl")
 """Files of a run directory that may be stored beside its history."""

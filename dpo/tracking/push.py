@@ -23,7 +23,7 @@ from dpo.errors import UsageError, check_project
 from dpo.progress import bar, say
 from dpo.records import RunDir, find_runs, state
 from dpo.tracking.shown import Shown, entries, shown
-from dpo.tracking.wandb import QUIET, client, first_line, line, set_axis, slug, tag_superseded
+from dpo.tracking.wandb import EXIT_CODES, QUIET, client, first_line, line, set_axis, slug, tag_superseded
 
 JSON = ("status.json", "summary.json", "provenance.json", "audit.json")
 FILES = ("run.yaml", *JSON, "samples.jsonl", "compare.jsonl", "curves.svg")
@@ -161,7 +161,7 @@ def deliver(parcel: Parcel, there: dict[str, Any], project: str, entity: str, sc
         if (parcel.run.path / name).exists():
             run.save(str(parcel.run.path.resolve() / name), base_path=str(parcel.run.path.resolve()), policy="now")
     run.summary.update(parcel.summary | {MARK: parcel.mark})
-    run.finish(exit_code=int(parcel.state != "done"))
+    run.finish(exit_code=EXIT_CODES.get(parcel.state, 1))
     return "continued" if done else "sent"
 
 
