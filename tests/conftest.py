@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dpo import compose as composing
 from dpo.config import Config, load
 from dpo.records import RunDir, find_runs
 from dpo.run import run
@@ -17,6 +18,17 @@ from dpo.run import run
 from .sharing import once, shared_root
 
 torch.set_num_threads(1)
+
+
+def compose_once() -> None:
+    """Let all tests of a process share Hydra's work on the shipped conf/, which no test changes: one composition for
+    each choice of groups, as in a sweep (`composer`). Files of a test's own are composed anew each time."""
+    honest, shipped = composing.composer, composing.Primary(Path(__file__).parents[1] / "conf" / "config.yaml")
+    shared = honest(shipped)
+    composing.composer = lambda source: shared if source == shipped else honest(source)
+
+
+compose_once()
 
 SMALL = [
     "experiment=capstone",
