@@ -13,9 +13,10 @@ from dpo.build import arguments, convert
 from dpo.compose import compose
 from dpo.compose import conf_dir as conf_dir  # part of the door
 from dpo.disk import PLACES
-from dpo.errors import UsageError, check_folder, check_project
+from dpo.errors import UsageError, check_folder, check_project, check_tags, check_word
 from dpo.ranges import Answers, Batch, Epochs, Part, Range, Rate, Seed, Share, Steps, Temperature, Tokens
 from dpo.records import Damaged, what_is_wrong
+from dpo.tracking.environment import applied
 
 if typing.TYPE_CHECKING:
     from dpo.beta import Beta
@@ -112,6 +113,10 @@ class Tracking:
 
     def __post_init__(self) -> None:
         check_project("tracker.project", self.project)
+        check_tags("tracker.tags", self.tags)
+        for key, word in (("entity", self.entity), ("group", self.group)):
+            if word is not None:
+                check_word(f"tracker.{key}", word)
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,12 @@ class Config:
 
 def load(overrides: list[str], config_dir: str | None = None, config_name: str = "config") -> Config:
     """Compose and parse; raises UsageError in one line for whatever is wrong with the overrides or files."""
-    return parse(compose(overrides, config_dir, config_name))
+    return parse(in_environment(compose(overrides, config_dir, config_name)))
+
+
+def in_environment(plain: dict[str, Any]) -> dict[str, Any]:
+    """What a command composed, with what W&B's environment variables say where it is left open."""
+    return plain | {"tracker": applied(plain["tracker"])} if "tracker" in plain else plain
 
 
 def parse_file(path: Path, **changed: Any) -> Config:

@@ -37,6 +37,7 @@ from dpo.records import RunDir, write_atomically
 from dpo.reference import Reference, StoredLogps
 from dpo.shared import in_one_batch
 from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
+from dpo.tracking.environment import unused
 from dpo.tracking.files import NoTracker, Recorder, Tracker
 from dpo.tracking.shown import entries, short_name, shown
 from dpo.tree import layout_of
@@ -233,6 +234,8 @@ def make_tracker(config: Config, directory: RunDir) -> Tracker:
         return NoTracker()
     from dpo.tracking.wandb import WandbTracker
 
+    for line in unused(config.plain["tracker"]):
+        say(f"note: {line}")
     kept, attempts = directory.kept_rows(), directory.attempts()
     root, look = Path(config.output_root), shown(directory, config.plain)
     tracker = WandbTracker(t.mode, t.project, t.entity, t.timeout, root, look, attempts)

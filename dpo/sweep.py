@@ -14,7 +14,7 @@ from typing import Any
 
 from dpo.build import arguments, nearest
 from dpo.compose import Primary, composer, conf_dir, in_one_line, primary
-from dpo.config import identity, parse
+from dpo.config import identity, in_environment, parse
 from dpo.errors import UsageError
 from dpo.hydra_settings import split
 from dpo.naming import run_name
@@ -140,7 +140,7 @@ def checked(compose: Callable[[Sequence[str]], dict[str, Any]], point: list[str]
     try:
         plain = compose(point)
         rules = {"sweep": plain.pop("sweep")} if "sweep" in plain else {}
-        config = parse(plain)
+        config = parse(in_environment(plain))
         if not config.one_run:
             raise UsageError(
                 f"rounds={config.rounds}, judge.from_start={str(config.judge.from_start).lower()}: a sweep trains "

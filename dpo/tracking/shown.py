@@ -43,10 +43,10 @@ def shown(directory: RunDir, plain: dict[str, Any]) -> Shown:
     made = directory.read("provenance") if (directory.path / "provenance.json").exists() else {}
     audit = directory.read("audit") if (directory.path / "audit.json").exists() else {}
     names = {
-        "name": directory.path.name,
-        "group": plain["tracker"]["group"] or group,
+        "name": directory.path.name[-128:],
+        "group": (plain["tracker"]["group"] or group)[:128],
         "job_type": "train",
-        "tags": [*plain["tracker"]["tags"], *group.split("-")[:2]],
+        "tags": [*plain["tracker"]["tags"], *(word[:64] for word in group.split("-")[:2])],
     }
     config = {
         "config": plain,
