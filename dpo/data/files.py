@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.data.folders import one_part
-from dpo.data.messages import one_turn, roles, speaker, to_id, to_text, with_tools
+from dpo.data.messages import columns_of, one_turn, roles, speaker, to_id, to_text, with_tools
 from dpo.data.pair import Pair, Source, Split, content_id, distinct, hold_out
 from dpo.data.rows import rows
 from dpo.errors import UsageError
@@ -70,8 +70,7 @@ def to_pair(row: Any, where: str, source: str) -> Pair:
     missing = [name for name in COLUMNS if row.get(name) is None]
     if missing:
         hint = "" if missing != ["prompt"] else "; if chosen and rejected contain the prompt, set " + WHOLE
-        names = ", ".join(map(str, row)) or "no columns"
-        raise UsageError(f"{where}: no {' or '.join(missing)}; the row has {names}{hint}")
+        raise UsageError(f"{where}: no {' or '.join(missing)}; the row has {columns_of(row)}{hint}")
     prompt, chosen, rejected = (to_text(row[name], f"{where}: {name}") for name in COLUMNS)
     apart = one_turn(prompt, chosen, rejected)
     if apart is None:

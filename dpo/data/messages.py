@@ -17,6 +17,18 @@ AS_TEXT = (date, time, timedelta, Decimal)
 """What Parquet may hold and JSON may not; kept as its text."""
 
 
+def shown(name: Any) -> str:
+    """A name that a row brings (of a column, a role), fit for one line of a message."""
+    text = str(name)
+    return text if text.isprintable() and 0 < len(text) <= 40 else repr(text[:40])
+
+
+def columns_of(row: dict[Any, Any]) -> str:
+    """The names of a row's columns, of very many the first."""
+    names = [shown(name) for name in list(row)[:20]]
+    return ", ".join(names + ["..."] * (len(row) > 20)) or "no columns"
+
+
 def plain(value: Any, where: str, depth: int = 0) -> Any:
     """The value if JSON can hold it and a tokenizer can read it; dates and decimals become their text.
 
@@ -93,7 +105,9 @@ def messages(value: list[Any], where: str) -> list[Message]:
         if isinstance(message.get("content"), list):
             message["content"] = "".join(part_text(part, where) for part in message["content"])
         if not isinstance(message.get("content"), str | None):
-            raise UsageError(f"{where} holds a {message['role']} message whose content is {said(message['content'])}")
+            raise UsageError(
+                f"{where} holds a {shown(message['role'])} message whose content is {said(message['content'])}"
+            )
         if message.get("tool_calls"):
             message["tool_calls"] = unpadded(message["tool_calls"])
         made.append(message)
@@ -106,7 +120,7 @@ def part_text(part: Any, where: str) -> str:
         return str(part["text"])
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     raise UsageError(
-        f"{where} holds a message with a content part of type {kind!r}; only text is read: "
+        f"{where} holds a message with a content part of type {shown(kind)}; only text is read: "
         'make content text, or parts of {"type": "text", "text": ...}'
     )
 
@@ -131,7 +145,7 @@ def to_text(value: Any, where: str) -> Text:
     made = messages(value, where)
     for message in made:
         if not message.get("content") and not message.get("tool_calls"):
-            raise UsageError(f"{where} holds a {message['role']} message with empty or missing content")
+            raise UsageError(f"{where} holds a {shown(message['role'])} message with empty or missing content")
     return made
 
 
@@ -187,9 +201,9 @@ def line(turn: Message) -> tuple[str, str]:
 def speaker(answer: Text) -> str | None:
     """The role of an answer's last turn where it is another's than the assistant's."""
     role = answer[-1]["role"] if isinstance(answer, list) and answer else "assistant"
-    return None if role == "assistant" else str(role)
+    return None if role == "assistant" else shown(role)
 
 
 def roles(answer: Text) -> str:
     """The roles of an answer's turns, for a message."""
-    return ", ".join(turn["role"] for turn in answer) if isinstance(answer, list) else "text"
+    return ", ".join(shown(turn["role"]) for turn in answer[:9]) if isinstance(answer, list) else "text"

@@ -49,7 +49,7 @@ class Oasst(Published):
             message, before = waiting.pop()
             role = column(message, "role", where)
             if role not in ROLES:
-                raise UsageError(f"{where}: role={role}; must be one of {', '.join(ROLES)}")
+                raise UsageError(f"{where}: role={role!r}; must be one of {', '.join(ROLES)}")
             history = [*before, {"role": ROLES[role], "content": column(message, "text", where)}]
             replies = children.get(column(message, "message_id", where), [])
             waiting += [(reply, history) for reply in reversed(replies)]

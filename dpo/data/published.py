@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpo.data.folders import parts_of
-from dpo.data.messages import encodable, messages, number, speaker, with_tools
+from dpo.data.messages import columns_of, encodable, messages, number, speaker, with_tools
 from dpo.data.pair import TOOLS, Message, Pair, Source, Split, Text, content_id, distinct, hold_out
 from dpo.data.rows import Row, first, hub_rows, rows
 from dpo.errors import UsageError
@@ -135,7 +135,7 @@ def tally(counts: Counter[str]) -> str:
 def column(row: dict[str, Any], name: str, where: str, kinds: type | tuple[type, ...] = str) -> Any:
     """A value of a row; raises UsageError naming the columns that there are, or the type that was found."""
     if name not in row:
-        raise UsageError(f"{where}: no column {name}; the row has {', '.join(map(str, row)) or 'no columns'}")
+        raise UsageError(f"{where}: no column {name}; the row has {columns_of(row)}")
     value = row[name]
     if value is None and kinds in (str, (str, list)):
         return ""
