@@ -129,12 +129,14 @@ def show_answers(runs: list[Path], prompt: str | None, limit: int | None = None,
 
 def show_tokens(config: Any, count: int) -> None:
     """Prompt, completion and EOS tokens of the first training pairs, coloured, with ids; loads only the tokenizer."""
+    from dpo.data.ends import ends
     from dpo.data.pair import check_pairs
     from dpo.data.tokens import tokenise
 
     split = config.perturb.apply(config.dataset.load())
     check_pairs(split.train, "training pairs")
     tokenizer = config.model.tokenizer(Path(config.cache_root))
+    closing = ends(tokenizer)
     t, drop = config.train, config.dataset.drops_long_prompts
     pairs, counts = tokenise(split.train[:count], tokenizer, t.max_length, t.max_merge_share, drop)
     terminal.result(
@@ -149,7 +151,7 @@ def show_tokens(config: Any, count: int) -> None:
         for side, ids in (("chosen", pair.chosen_ids), ("rejected", pair.rejected_ids)):
             pieces = [(token_text(tokenizer, token), "dim") for token in pair.prompt_ids]
             for position, token in enumerate(ids):
-                style = "reverse" if token == tokenizer.eos_token_id else ("bold cyan", "bold yellow")[position % 2]
+                style = "reverse" if token in closing else ("bold cyan", "bold yellow")[position % 2]
                 pieces.append((token_text(tokenizer, token), style))
             terminal.result(f"{side} ({len(ids)}): ", *pieces)
             terminal.result((f"  ids {' '.join(map(str, ids))}", "dim"))

@@ -16,6 +16,7 @@ import torch
 
 from dpo.cache import key
 from dpo.config import read_plain
+from dpo.data.ends import ends
 from dpo.data.pair import Pair
 from dpo.data.token_store import fingerprint
 from dpo.errors import UsageError
@@ -68,13 +69,18 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def yardstick(evaluation: Sequence[Pair], tokenizer: Any) -> dict[str, str]:
+def yardstick(evaluation: Sequence[Pair], tokenizer: Any) -> dict[str, Any]:
     """What evaluations are measured with, beside the length limit: hashes of the pairs' texts and of the tokenizer.
 
-    `eval_data_hash` is over token ids and changes with either; these say which of the two it was.
+    `eval_data_hash` is over token ids and changes with either; these say which of the two it was. `answer_ends` are
+    the ids that end a sampled answer.
     """
     texts = [(p.id, p.prompt, p.chosen, p.rejected) for p in evaluation]
-    return {"eval_pairs_hash": key(texts), "tokenizer_hash": fingerprint(tokenizer)}
+    return {
+        "eval_pairs_hash": key(texts),
+        "tokenizer_hash": fingerprint(tokenizer),
+        "answer_ends": sorted(ends(tokenizer)),
+    }
 
 
 def scale(loss: Loss) -> dict[str, Any]:
