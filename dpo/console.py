@@ -129,12 +129,16 @@ def show_answers(runs: list[Path], prompt: str | None, limit: int | None = None,
 
 def show_tokens(config: Any, count: int) -> None:
     """Prompt, completion and EOS tokens of the first training pairs, coloured, with ids; loads only the tokenizer."""
+    from dpo.data.audit import repeats_prompt
     from dpo.data.ends import ends
     from dpo.data.pair import check_pairs
+    from dpo.data.prepare import stop_if_told
     from dpo.data.tokens import tokenise
 
     split = config.perturb.apply(config.dataset.load())
     check_pairs(split.train, "training pairs")
+    share = sum(map(repeats_prompt, split.train)) / len(split.train)
+    stop_if_told({"findings": config.audit.findings({"prompt_in_answer": share})})
     tokenizer = config.model.tokenizer(Path(config.cache_root))
     closing = ends(tokenizer)
     t, drop = config.train, config.dataset.drops_long_prompts

@@ -156,8 +156,12 @@ def hub_rows(hub: str, split: str, revision: str | None, **options: Any) -> Iter
             f"dataset.hub={hub} ({split}) cannot be loaded ({first_line(error)}); "
             "without a network give a local copy: dataset.path=<file or folder>"
         ) from error
-    for number, row in enumerate(table):
-        yield f"{hub} {split}: row {number}", row
+    number = -1
+    try:
+        for number, row in enumerate(table):
+            yield f"{hub} {split}: row {number}", row
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"{hub} {split}: cannot be read after row {number} ({first_line(error)})") from error
 
 
 def first(rows: Iterator[Row], count: int | None) -> Iterator[Row]:

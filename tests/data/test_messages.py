@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dpo.__main__ import main
 from dpo.config import load
 from dpo.data.audit import repeats_prompt
 from dpo.data.files import read_pairs, to_pair
@@ -173,3 +174,13 @@ def test_a_missing_prompt_before_whole_conversations_names_the_setting(tmp_path:
     path.write_text(json.dumps({k: v for k, v in row(Q, [user(Q)]).items() if k != "prompt"}) + "\n")
     with pytest.raises(UsageError, match=r"a.jsonl:1: no prompt; .*dataset=hub dataset\.prompt=null"):
         read_pairs(path)
+
+
+def test_preview_refuses_texts_that_repeat_their_prompt(cache: Path, tmp_path: Path, capsys) -> None:
+    """Before a token is shown or a step trained: the audit's share and its limit."""
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": f"{Q} {i}", "chosen": f"{Q} {i} yes", "rejected": f"{Q} {i} no"} for i in range(30)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert main(["preview", "model=tiny_byte", "dataset=files", f"dataset.path={path}", f"cache_root={cache}"]) == 2
+    said = capsys.readouterr().err
+    assert "100.0% of the pairs repeat their prompt" in said and "audit.stop.prompt_in_answer=0.5" in said
