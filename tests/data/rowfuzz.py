@@ -7,6 +7,8 @@ import datetime
 import decimal
 import gzip
 import json
+import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -52,89 +54,101 @@ def good(dataset: str, i: int) -> dict[str, Any]:
 
 DATASETS = ("files", "hub", "tulu", "ultrafeedback", "hh_rlhf", "shp", "orca_dpo", "oasst")
 
-LETTERS = st.sampled_from('ab \n\t\r\0\x0b\x1b\x7f\x85\ud800\udfff\u2028\ufeff\u200béß漢😀<|>{}[]"\\%')
-STRINGS = st.one_of(
-    st.text(LETTERS, max_size=6),
-    st.text(max_size=6),
-    st.sampled_from(
-        ["", " ", "nan", "null", "<|end|>", "</s>", "\n\nAssistant:", "\n\nHuman: a", "x" * 3000, "\ud83d"]
-    ),
+LETTERS = 'ab \n\t\r\0\x0b\x1b\x7f\x85\ud800\udfff\u2028\ufeff\u200bé\u00df漢😀<|>{}[]"\\%'
+STRINGS = (
+    "",
+    " ",
+    "nan",
+    "null",
+    "<|end|>",
+    "</s>",
+    "\n\nAssistant:",
+    "\n\nHuman: a",
+    "x" * 3000,
+    "\ud83d",
+    "a\ud800b",
 )
-NUMBERS = st.one_of(
-    st.integers(),
-    st.floats(),
-    st.sampled_from([10**400, -(10**400), 2**63, -(2**64), 1e308, float("nan"), float("inf"), 0, -0.0, True, DIGITS]),
-)
+NUMBERS = (10**400, -(10**400), 2**63, -(2**64), 0, 1, -1, True, 1e308, 0.5, -0.0, math.nan, math.inf, DIGITS)
+KEYS = ("id", "tools", "tool_calls", "role", "content", "replies", "rank", "labels", "prompt", "reasoning_content", "a")
 
 
-def deep(levels: int, value: Any) -> Any:
-    """A value inside so many lists and objects in turn."""
+def string(r: random.Random) -> str:
+    """A text that somebody's file may hold."""
+    return r.choice(STRINGS) if r.random() < 0.5 else "".join(r.choices(LETTERS, k=r.randint(0, 6)))
+
+
+def value(r: random.Random, depth: int = 0) -> Any:
+    """Any value of JSON, and some that are none."""
+    kind = r.random()
+    if kind < 0.15:
+        return None
+    if kind < 0.55:
+        return string(r)
+    if kind < 0.75 or depth > 3:
+        return r.choice(NUMBERS)
+    if kind < 0.85:
+        return [value(r, depth + 1) for _ in range(r.randint(0, 2))]
+    if kind < 0.95:
+        return {r.choice((r.choice(KEYS), string(r))): value(r, depth + 1) for _ in range(r.randint(0, 2))}
+    return r.choice((DEEP, DEEPEST, nested(70), nested(200)))
+
+
+def nested(levels: int) -> Any:
+    """So many lists and objects inside each other."""
+    made: Any = "a"
     for level in range(levels):
-        value = {"a": value} if level % 2 else [value]
-    return value
+        made = {"a": made} if level % 2 else [made]
+    return made
 
 
-VALUES = (
-    st.recursive(
-        st.one_of(st.none(), STRINGS, NUMBERS),
-        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(STRINGS, inner, max_size=3)),
-        max_leaves=5,
-    )
-    | st.builds(deep, st.sampled_from([70, 200]), STRINGS)
-    | st.sampled_from([DEEP, DEEPEST])
-)
-KEYS = st.sampled_from(["id", "tools", "tool_calls", "role", "content", "replies", "rank", "labels", "prompt", "extra"])
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(item: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place inside a row that can be damaged."""
     found = [at] if at else []
     if len(at) == 5:
         return found
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in items:
-        found += places(item, (*at, name))
+    inner = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+    for name, below in inner:
+        found += places(below, (*at, name))
     return found
 
 
-@st.composite
-def damaged(draw: Any, dataset: str, i: int) -> Any:
-    """A row with one to three values replaced, left out or added; now and then no row at all."""
-    if draw(st.integers(0, 9)) == 0:
-        return draw(VALUES)
+def damaged(r: random.Random, dataset: str, i: int) -> Any:
+    """A row with one to three values replaced, left out, doubled or added; now and then no row at all."""
+    if r.random() < 0.05:
+        return value(r)
     row = copy.deepcopy(good(dataset, i))
-    for _ in range(draw(st.integers(1, 3))):
+    for _ in range(r.choice((1, 1, 1, 2, 3))):
         if not (all_places := places(row)):
             break
-        *parents, last = draw(st.sampled_from(all_places))
+        *parents, last = r.choice(all_places)
         node = row
         for name in parents:
             node = node[name]
-        match draw(st.integers(0, 4)):
-            case 0:
-                del node[last]
-            case 1 if isinstance(node, dict):
-                node[draw(KEYS | STRINGS)] = draw(VALUES)
-            case 2 if isinstance(node, list):
-                node.append(copy.deepcopy(node[last]))
-            case _:
-                node[last] = draw(VALUES)
+        how = r.random()
+        if how < 0.15:
+            del node[last]
+        elif how < 0.3 and isinstance(node, dict):
+            node[r.choice((r.choice(KEYS), string(r)))] = value(r)
+        elif how < 0.4 and isinstance(node, list):
+            node.append(copy.deepcopy(node[last]))
+        else:
+            node[last] = value(r)
     return row
 
 
-def as_json(value: Any) -> bytes:
+def as_json(row: Any) -> bytes:
     """JSON, with RAW in it."""
-    text = json.dumps(value)
+    text = json.dumps(row)
     for name, raw in RAW.items():
         text = text.replace(f'"{name}"', raw)
     return text.encode()
 
 
-def nicer(value: Any) -> Any:
+def nicer(item: Any) -> Any:
     """A value that Arrow can hold: its own types in place of what JSON alone has."""
-    if isinstance(value, str):
-        return {"nan": datetime.datetime(1, 1, 1), "null": decimal.Decimal("1.5")}.get(value, value)
-    return value
+    if isinstance(item, str):
+        return {"nan": datetime.datetime(1, 1, 1), "null": decimal.Decimal("1.5")}.get(item, item)
+    return item
 
 
 def parquet(rows: list[Any], path: Path) -> bool:
@@ -151,27 +165,30 @@ def parquet(rows: list[Any], path: Path) -> bool:
     return True
 
 
-@st.composite
-def files(draw: Any, dataset: str) -> tuple[str, bytes | list[Any]]:
+def file(r: random.Random, dataset: str) -> tuple[str, bytes | list[Any]]:
     """(ending, bytes of a file or rows for Parquet) of a data file with right rows and up to three damaged ones."""
     rows = [good(dataset, i) for i in range(12)]
-    for i in range(draw(st.integers(0, 3))):
-        rows.insert(draw(st.integers(0, len(rows))), draw(damaged(dataset, 12 + i)))
-    ending = draw(st.sampled_from([".jsonl", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet"]))
+    for i in range(r.choice((0, 1, 1, 1, 2, 2, 3))):
+        rows.insert(r.randint(0, len(rows)), damaged(r, dataset, 12 + i))
+    ending = r.choice((".jsonl", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet"))
     if ending == ".parquet":
         return ending, rows
     lines = [as_json(row) for row in rows]
-    array = ending.startswith(".json") and not ending.startswith(".jsonl") and draw(st.booleans())
+    array = ending.startswith(".json") and not ending.startswith(".jsonl") and r.random() < 0.5
     data = b"[" + b",\n".join(lines) + b"]" if array else b"\n".join(lines) + b"\n"
-    damage = draw(st.integers(0, 9))
-    at = draw(st.integers(0, len(data)))
-    if damage == 0:
+    damage, at = r.random(), r.randint(0, len(data))
+    if damage < 0.05:
         data = data[:at]
-    elif damage == 1:
-        data = data[:at] + draw(st.binary(max_size=3)) + data[at:]
-    elif damage == 2:
+    elif damage < 0.1:
+        data = data[:at] + r.randbytes(r.randint(1, 3)) + data[at:]
+    elif damage < 0.15:
         data = b"\xef\xbb\xbf" + data
     if ending.endswith(".gz"):
         data = gzip.compress(data, 1)
-        data = data[: len(data) - 9] if damage == 3 else data
+        data = data[: len(data) - 9] if 0.15 < damage < 0.25 else data
     return ending, data
+
+
+def files(dataset: str) -> st.SearchStrategy[tuple[str, bytes | list[Any]]]:
+    """Data files, each as likely as any other: a strategy's own choices lean to the first and the least."""
+    return st.integers(0, 2**63).map(lambda seed: file(random.Random(f"{dataset}/{seed}"), dataset))
