@@ -8,8 +8,9 @@ from typing import Any
 from dpo.data.ends import close
 from dpo.data.messages import roles
 from dpo.data.pair import TOOLS, Message, Pair, Text
-from dpo.data.templates import apply_template, head, render, say_once, turn
+from dpo.data.templates import apply_template, head, render, turn
 from dpo.errors import UsageError
+from dpo.progress import remark
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys of a message that hold reasoning apart from its content."""
@@ -72,8 +73,8 @@ def report_left_out(pairs: Sequence[Pair], rendered: Sequence[tuple[str, str, st
                 "them out of the rows"
             )
     if lost["reasoning"]:
-        say_once(
-            f"note: in {len(lost['reasoning'])} of {len(pairs)} pairs the chat template of {name!r} leaves an answer's "
+        remark(
+            f"in {len(lost['reasoning'])} of {len(pairs)} pairs the chat template of {name!r} leaves an answer's "
             "reasoning out, so only what follows it is trained; model.chat_template=<Jinja file> can write it"
         )
 

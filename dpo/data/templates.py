@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from datetime import datetime
 from typing import Any
 
 from dpo.data.pair import TOOLS, Message, Text
 from dpo.errors import UsageError, first_line
-from dpo.progress import say
+from dpo.progress import remark
 
 DAY = datetime(2024, 7, 26)
 """Today, for every template that asks (strftime_now): Llama 3's own default. The same command then renders the same
@@ -39,8 +38,8 @@ def apply_template(messages: list[Message], tokenizer: Any, where: str, answered
         template = tokenizer.get_chat_template(None, tools)
         if "strftime_now" in template:
             template = CLOCK + template
-            say_once(
-                f"note: the chat template of {tokenizer.name_or_path!r} writes today's date; it is always given "
+            remark(
+                f"the chat template of {tokenizer.name_or_path!r} writes today's date; it is always given "
                 f"{DAY:%d %b %Y}, so that a run's texts are the same on another day"
             )
         options = {"add_generation_prompt": not answered, "tokenize": False, "chat_template": template}
@@ -59,12 +58,6 @@ def clock() -> str:
 CLOCK = clock()
 
 
-@functools.cache
-def say_once(text: str) -> None:
-    """A line said once in a process."""
-    say(text)
-
-
 def head(prompt: list[Message], opened: str, wholes: tuple[str, ...], tokenizer: Any, where: str) -> str:
     """The text that both whole conversations begin with, up to where an answer's own text begins.
 
@@ -78,8 +71,8 @@ def head(prompt: list[Message], opened: str, wholes: tuple[str, ...], tokenizer:
     shared = common(opened, *said)
     closed = apply_template(prompt, tokenizer, where, answered=True)
     if shared.startswith(closed) and all(whole.startswith(shared) for whole in wholes):
-        say_once(
-            f"note: the chat template of {tokenizer.name_or_path!r} opens an answer with {opened[len(shared) :]!r}, "
+        remark(
+            f"the chat template of {tokenizer.name_or_path!r} opens an answer with {opened[len(shared) :]!r}, "
             "which it leaves out of finished ones: answers are trained without it, and sampled behind it"
         )
         return shared

@@ -10,11 +10,11 @@ from transformers import GenerationConfig
 
 from dpo.data.ends import KEPT, ends, find_turn_end, other_ends, turn_end
 from dpo.data.pair import Pair
-from dpo.data.templates import say_once
 from dpo.data.tokens import TokenPair, encode, encode_prompt, render, rules, tokenise, tokenise_pair
 from dpo.errors import UsageError
 from dpo.evaluate.samples import answer, sample_each
 from dpo.models.pretrained import load_tokenizer
+from dpo.progress import remark
 from tests import toys
 from tests.templates import KINDS, chat
 
@@ -62,7 +62,7 @@ def test_qwen_3_with_and_without_thinking(content: str, more: dict, said: str) -
 
 def test_reasoning_that_a_template_cuts_off_is_said_with_its_count(capsys: pytest.CaptureFixture[str]) -> None:
     """R1's template keeps what follows </think>; that is trained, and a note counts the pairs."""
-    say_once.cache_clear()
+    remark.cache_clear()
     pairs = [dataclasses.replace(pair_of("<think>hm</think>yes"), id="a"), dataclasses.replace(pair_of(), id="b")]
     made, _ = tokenise(pairs, chat("r1"), 99)
     assert chat("r1").decode(made[0].chosen_ids) == "yes</s>"
@@ -72,7 +72,7 @@ def test_reasoning_that_a_template_cuts_off_is_said_with_its_count(capsys: pytes
 
 def test_an_earlier_turns_reasoning_may_go(capsys: pytest.CaptureFixture[str]) -> None:
     """R1 and Qwen 3 strip it from history on purpose; the boundary stays exact and no note comes."""
-    say_once.cache_clear()
+    remark.cache_clear()
     history = [*ASK, {"role": "assistant", "content": "<think>hm</think>ok"}, *ASK]
     for name in ("qwen3", "r1"):
         assert chat(name).decode(trained(name, pair_of(prompt=history)).chosen_ids) == KINDS[name].answer
@@ -210,7 +210,7 @@ def test_dates_are_the_same_on_every_day(monkeypatch: pytest.MonkeyPatch, capsys
 
     import transformers.utils.chat_template_utils as clock
 
-    say_once.cache_clear()
+    remark.cache_clear()
     seen = set()
     for day in ("2026-03-01", "2031-12-24"):
         when = datetime.datetime.fromisoformat(day)
