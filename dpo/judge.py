@@ -100,7 +100,7 @@ def policy_of(config: Config, device: torch.device) -> Policy:
     """The finished run in judge.run, or the start of the configuration (which is built if it is not in the cache)."""
     if config.judge.run is not None:
         run = RunDir(Path(config.judge.run).expanduser())
-        tokenizer = load_tokenizer(str(run.checkpoint))
+        tokenizer = load_tokenizer(str(run.checkpoint), None, config.model.trust_remote_code)
         facts: dict[str, Any] = {"run": str(run.path), "checkpoint": str(run.checkpoint)}
         return Policy(config, tokenizer, device, facts | {"checkpoint_hash": checkpoint_hash(run)})
     cache = Path(config.cache_root)

@@ -219,7 +219,7 @@ def finished_arm(run: RunDir, device: torch.device | None) -> tuple[Arm, Any]:
     run.check_checkpoint()
     config = past.settings(run)
     device = device or pick_device(config.train.device)
-    tokenizer = load_tokenizer(str(run.checkpoint))
+    tokenizer = load_tokenizer(str(run.checkpoint), None, config.model.trust_remote_code)
     start = past.start_of(run) if config.adapter.shares_start else ""
     model = trained(run.checkpoint, start, config.model, config.adapter, tokenizer.pad_token_id).to(device)
     return Arm(config, model, RewardScorer(model), tokenizer.pad_token_id, Recorder(run, NoTracker())), tokenizer

@@ -71,7 +71,7 @@ def score_under(
     device, cache = pick_device(config.train.device), Path(found.cache_root)
     pairs = read_pairs(pairs_file)
     check_pairs(pairs, str(pairs_file))
-    tokenizer = load_tokenizer(str(run.checkpoint))
+    tokenizer = load_tokenizer(str(run.checkpoint), None, config.model.trust_remote_code)
     token_pairs, counts = tokenise(pairs, tokenizer, config.train.max_length)
     model = load_policy(run, config, device)
     start = past.start_of(run) if config.reference_is_start else ""
@@ -135,7 +135,7 @@ def answer_prompt(run: RunDir, prompt: str) -> dict[str, str]:
 
     config = finished(run)
     device, cache = pick_device(config.train.device), Path(config.cache_root)
-    tokenizer = load_tokenizer(str(run.checkpoint))
+    tokenizer = load_tokenizer(str(run.checkpoint), None, config.model.trust_remote_code)
     models = {
         "base": lambda: load(config.model.folder(cache), config).to(device),
         "sft": lambda: load(past.start_of(run), config).to(device),

@@ -22,7 +22,7 @@ from dpo.data.ends import with_model_ends
 from dpo.errors import UsageError, check_folder, first_line
 from dpo.models import saved_adapter
 from dpo.models.causal import check_causal
-from dpo.models.weights import adapted, fitted, holds_tokenizer
+from dpo.models.weights import adapted, fitted, holds_tokenizer, merged
 from dpo.progress import remark, say
 from dpo.seals import NAME as SEAL
 from dpo.seals import check
@@ -63,9 +63,7 @@ class Pretrained:
         config = saved_adapter.config_of(self.path, self.revision, hub_in_reach(self.path))
         if config is None:
             return absolute(self.path)
-        base, revision = saved_adapter.base_of(config)
-        parts = (self.identity(cache), base, listing(base), revision)
-        path = cache.absolute() / "models" / f"merged-{key(*parts)}"
+        path = cache.absolute() / "models" / f"merged-{key(self.identity(cache))}"
 
         def merge(unfinished: Path) -> None:
             how = (self.dtype, self.attention, self.revision, self.trust_remote_code)
@@ -76,8 +74,11 @@ class Pretrained:
         return str(path)
 
     def identity(self, cache: Path) -> list[str]:
-        """What tells these weights from others without reading them: a folder's files by size and time."""
-        return [self.path, str(self.revision), self.dtype, *listing(self.path)]
+        """What tells these weights from others without reading them: its files (and its base's) by size and time."""
+        config = saved_adapter.config_of(self.path, self.revision, hub_in_reach(self.path))
+        base = [] if config is None else [text for text in saved_adapter.base_of(config) if text]
+        of_base = [*base, *listing(base[0])] if base else []
+        return [self.path, str(self.revision), self.dtype, *listing(self.path), *of_base]
 
     def tokenizer(self, cache: Path) -> Any:
         """The model's tokenizer, ready to use (with a pad token)."""
@@ -174,7 +175,7 @@ def load_model(
             if run.get("dtype") == dtype:
                 check_same("start", weights_hash(model), base, run, str(config.parent))
             with_room(model, config.parent)
-            model = adapted(model, path, revision).merge_and_unload().eval()
+            model = merged(adapted(model, path, revision))
     except UsageError:
         raise
     except Exception as error:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dpo.errors import UsageError
 
 SHOWN = 3
@@ -48,8 +50,12 @@ def refuse_unfilled(
     missing: Iterable[str],
     unexpected: Iterable[str],
     shapes: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]] = (),
+    hint: str | None = None,
 ) -> None:
-    """Raise UsageError, in one line, unless all three are empty; `shapes` are (name, in the files, in the model)."""
+    """Raise UsageError, in one line, unless all three are empty; `shapes` are (name, in the files, in the model).
+
+    `hint` says what to do where the names themselves do not tell.
+    """
     missing, unexpected, shapes = sorted(missing), sorted(unexpected), sorted(shapes)
     said = []
     if missing:
@@ -60,7 +66,9 @@ def refuse_unfilled(
         name, here, there = shapes[0]
         said.append(f"{len(shapes)} have another shape ({name}: {list(here)} in the files, {list(there)} in the model)")
     if said:
-        raise UsageError(f"{path}: its files do not fill {kind}: {', '.join(said)}; {advice(missing, unexpected)}")
+        raise UsageError(
+            f"{path}: its files do not fill {kind}: {', '.join(said)}; {hint or advice(missing, unexpected)}"
+        )
 
 
 def first(names: list[str]) -> str:
@@ -85,8 +93,13 @@ def adapted(base: Any, path: str, revision: str | None = None) -> Any:
 
     Raises UsageError where the adapter was made for another model, or its names fit none of its layers.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
+    how = PeftConfig.from_pretrained(path, revision=revision)
+    if how.is_prompt_learning:
+        raise UsageError(
+            f"{path}: a {how.peft_type.value} adapter changes no weights, so none can be merged; give a LoRA"
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # named below
         try:
@@ -105,9 +118,42 @@ def adapted(base: Any, path: str, revision: str | None = None) -> Any:
                 f"{path}: the adapter was made for another model than {where(base)} ({lines[0].rstrip('.')}{others}); "
                 "put the right one's path in base_model_name_or_path of its adapter_config.json"
             ) from error
-    kind = f"an adapter of {type(base).__name__}"
-    refuse_unfilled(path, kind, map(plain, found.missing_keys), map(plain, found.unexpected_keys))
+    missing, unexpected = list(map(plain, found.missing_keys)), list(map(plain, found.unexpected_keys))
+    if not missing:  # what peft wrote a second time, for embeddings that it saves in any case
+        unexpected = [name for name in unexpected if not re.search(r"\.(modules_to_save|token_adapter)\.", name)]
+    twice = "base_model.model.base_model."
+    hint = (
+        "it was made for another model, or saved in part: put its base into base_model_name_or_path, or save it again"
+    )
+    if any(twice in name for name in unexpected):
+        hint = f"names begin with {twice!r}, since a model with an adapter was wrapped again: save the inner one"
+    refuse_unfilled(path, f"an adapter of {type(base).__name__}", missing, unexpected, hint=hint)
     return model.eval()
+
+
+def merged(model: Any) -> Any:
+    """The base of an `adapted` model with the adapter in its weights.
+
+    A head that is tied to the embeddings and of which the adapter changes one is a weight of its own afterwards.
+    """
+    embedding, head = (getattr(layer, "base_layer", layer) for layer in ends_of(model))
+    if changed(model) and head is not None and head.weight is embedding.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    model = model.merge_and_unload()
+    embedding, head = ends_of(model)
+    if head is not None and head.weight is not embedding.weight:
+        model.config.get_text_config(decoder=True).tie_word_embeddings = model.config.tie_word_embeddings = False
+    return model.eval()
+
+
+def ends_of(model: Any) -> tuple[Any, Any]:
+    """The layers that read and that predict tokens."""
+    return model.get_input_embeddings(), model.get_output_embeddings()
+
+
+def changed(model: Any) -> bool:
+    """Whether an adapter sits on one of them."""
+    return any(hasattr(layer, "base_layer") for layer in ends_of(model))
 
 
 def where(model: Any) -> str:

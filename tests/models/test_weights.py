@@ -185,6 +185,54 @@ def test_an_adapter_is_whole_on_its_own_model_and_refused_on_others(tmp_path, fa
             adapted(causal(family, layers), str(folder))
 
 
+KINDS = {
+    "dora": {"use_dora": True},
+    "embeddings": {"target_modules": ["att", "emb"]},
+    "head": {"target_modules": ["att", "lm_head"]},
+    "trained head": {"modules_to_save": ["lm_head"]},
+    "trained embeddings": {"modules_to_save": ["emb"]},
+    "tokens": {"trainable_token_indices": [1, 2]},
+    "biases": {"bias": "all"},
+    "ranks": {"rank_pattern": {"att": 3}},
+}
+
+
+@pytest.mark.parametrize("family", ("llama", "gpt2"))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("whole", ("auto", True), ids=["lean", "with embeddings"])
+def test_what_is_merged_is_what_was_adapted(saved, tmp_path, family, kind, whole):
+    """Also beside tied embeddings (GPT-2's), and after it was saved and read again."""
+    from peft import LoraConfig, get_peft_model
+
+    names = {"att": "q_proj", "emb": "embed_tokens"} if family == "llama" else {"att": "c_attn", "emb": "wte"}
+    text = json.dumps({"target_modules": ["att"], **KINDS[kind]})
+    for role, name in names.items():
+        text = text.replace(f'"{role}"', f'"{name}"')
+    model = get_peft_model(causal(family), LoraConfig(r=2, task_type="CAUSAL_LM", **json.loads(text)))
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    expected = model.eval()(X).logits
+    model.peft_config["default"].base_model_name_or_path = str(saved(family))
+    model.save_pretrained(tmp_path / "ad", save_embedding_layers=whole)
+    merged = load_model(str(tmp_path / "ad"))
+    merged.save_pretrained(tmp_path / "merged")
+    for read in (merged, load_model(str(tmp_path / "merged"))):
+        assert torch.allclose(read(X).logits, expected, atol=1e-4)
+
+
+def test_an_adapter_that_changes_no_weights_is_refused(saved, tmp_path):
+    """A prefix cannot be merged."""
+    from peft import PrefixTuningConfig, get_peft_model
+
+    model = get_peft_model(causal("llama"), PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    model.peft_config["default"].base_model_name_or_path = str(saved("llama"))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="PREFIX_TUNING adapter changes no weights"):
+        load_model(str(tmp_path))
+
+
 def test_an_adapter_of_another_width_is_refused_with_both_shapes(tmp_path):
     """The first layer that does not fit is named."""
     folder = adapter(causal("llama"), tmp_path, "qv")
