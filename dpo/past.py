@@ -19,16 +19,17 @@ TRUSTED: ContextVar[bool] = ContextVar("TRUSTED", default=False)
 
 
 def settings(run: RunDir, **changed: Any) -> Config:
-    """The configuration of a run, its relative folders those where it was made; `changed` keys are replaced.
+    """The configuration of a run, its relative paths to be read `at_home`; `changed` keys are replaced.
 
-    Raises UsageError where it asks for code that came with a model and this command does not allow it.
+    A cache or model folder that has moved is named where it is now. Raises UsageError where the run asks for code that
+    came with a model and this command does not allow it.
     """
     plain = read_plain(run.config)
     refuse_code(plain, run)
     plain["cache_root"] = str(cache_of(run, plain))
     for group in ("model", "reference"):
         path = (plain.get(group) or {}).get("path")
-        if path and is_path(path):
+        if path and not (home_of(run) / Path(path).expanduser()).is_dir():
             plain[group] = plain[group] | {"path": now(run, path, "start" if group == "model" else "reference")}
     for name, value in changed.items():
         plain[name] = plain[name] | value if isinstance(value, dict) else value

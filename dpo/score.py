@@ -133,6 +133,7 @@ def answer_prompt(run: RunDir, prompt: str) -> dict[str, str]:
     """Greedy answers of base, start and policy to one prompt, under the keys of compare.jsonl."""
     from dpo.start import load, pick_device
 
+    run = RunDir(run.path.absolute())
     config = finished(run)
     device, cache = pick_device(config.train.device), Path(config.cache_root)
     tokenizer = load_tokenizer(str(run.checkpoint), None, config.model.trust_remote_code)
@@ -142,5 +143,8 @@ def answer_prompt(run: RunDir, prompt: str) -> dict[str, str]:
         "dpo": lambda: load_policy(run, config, device),
     }
     limit, precision = config.evaluate.max_new_tokens, config.train.precision
-    given = {name: answer(make(), tokenizer, [prompt], limit, None, 0, precision)[0] for name, make in models.items()}
+    with past.at_home(run):
+        given = {
+            name: answer(make(), tokenizer, [prompt], limit, None, 0, precision)[0] for name, make in models.items()
+        }
     return {"prompt": given["dpo"].prompt} | {name: a.text for name, a in given.items()}

@@ -76,8 +76,7 @@ class Pretrained:
     def identity(self, cache: Path) -> list[str]:
         """What tells these weights from others without reading them: its files (and its base's) by size and time."""
         config = saved_adapter.config_of(self.path, self.revision, hub_in_reach(self.path))
-        base = [] if config is None else [text for text in saved_adapter.base_of(config) if text]
-        of_base = [*base, *listing(base[0])] if base else []
+        of_base = [] if config is None else [config.read_text(), *listing(saved_adapter.base_of(config)[0])]
         return [self.path, str(self.revision), self.dtype, *listing(self.path), *of_base]
 
     def tokenizer(self, cache: Path) -> Any:
