@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from dpo import terminal, verbs
 from dpo.disk import PLACES, described, is_wrong_place
 from dpo.errors import UsageError
-from dpo.interrupt import cause, exit_code, handled
+from dpo.interrupt import came, cause, exit_code, handled
 from dpo.streams import GONE, guard, lost
 
 JSON = "print JSON for scripts instead of a table"
@@ -226,7 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             PLACES.update({said: Path(path) for said, name in options.items() if (path := getattr(args, name, None))})
             action = args.action
             code = int(action(args))
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:
+            if not (came() or isinstance(error, Exception | KeyboardInterrupt)):  # argparse's --help
+                raise
             code = ended(error, action in RESUMED)
     unwritten = lost(sys.stdout)
     if unwritten is not None and unwritten.errno not in GONE and code == 0:

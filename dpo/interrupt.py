@@ -138,6 +138,11 @@ def check() -> None:
         raise STATE.received
 
 
+def came() -> bool:
+    """Whether this process was interrupted, whatever libraries made of it since."""
+    return STATE.received is not None
+
+
 def exit_code() -> int:
     """The conventional exit code of what interrupted this process: 130 for Ctrl-C."""
     return STATE.received.code if STATE.received else 128 + signal.SIGINT

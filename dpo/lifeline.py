@@ -90,14 +90,14 @@ def watch(folder: Path, told: list[Interrupted]) -> None:
         text = handle.read()
     if text == OVER:
         return
+    if not text:
+        shutil.rmtree(folder, ignore_errors=True)
     number, _, cause = text.partition(" ")
     told.append(Interrupted(cause or "its launcher was killed", int(number or signal.SIGKILL)))
     signal.pthread_kill(threading.main_thread().ident or 0, TOLD)
     IDLE.wait(GRACE)
     if text:
         time.sleep(GRACE)  # the launcher ends its workers in its own way, unless it is killed meanwhile
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
     os._exit(told[0].code)
 
 

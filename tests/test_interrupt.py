@@ -1,5 +1,6 @@
 """What each signal means, in one table, for a command, a run, a stack of runs and a launcher's processes."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -35,6 +36,20 @@ def test_a_signal_stops_a_command_with_its_cause_and_the_usual_exit_code(number,
     assert main(["runs", "."]) == code
     assert capsys.readouterr().err.splitlines() == [f"dpo: interrupted ({name})"]
     assert signal.getsignal(number) == before and STATE.received is None
+
+
+@pytest.mark.parametrize("made", [RuntimeError("x"), asyncio.CancelledError(), SystemExit(1)])
+def test_a_command_ends_as_interrupted_whatever_a_library_made_of_it(made, monkeypatch, capsys):
+    """An event loop, a pool, a client that exits by itself."""
+
+    def swallowing(*_):
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise made
+
+    monkeypatch.setattr("dpo.listing.list_runs", swallowing)
+    assert main(["runs", "."]) == 143
+    assert capsys.readouterr().err.splitlines() == ["dpo: interrupted (SIGTERM)"]
 
 
 @signals

@@ -7,15 +7,18 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dpo.errors import UsageError, first_line
 
 ALONE = ("HistoryManager.enabled=False", "InteractiveShellApp.ignore_cwd=True", "IPKernelApp.exec_PYTHONSTARTUP=False")
 """Settings of a kernel that knows nothing of the user's own IPython, and imports nothing from where it works."""
+T = TypeVar("T")
+
 SECONDS = 300
 """How long one cell may take."""
 
@@ -110,7 +113,29 @@ def execute(
             done(notebook.name)
             return ran
 
-    return asyncio.run(all_of_them())
+    return in_a_thread(all_of_them)
+
+
+def in_a_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in a thread: in the main one its library would take the signals that stop this process.
+
+    An interruption of this one cancels it, and waits until it has cleaned up.
+    """
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+
+    async def whole() -> T:
+        task = asyncio.ensure_future(work())
+        begun.set_result((asyncio.get_running_loop(), task))
+        return await task
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(asyncio.run, whole())
+        try:
+            return ended.result()
+        except KeyboardInterrupt:
+            loop, task = begun.result()
+            loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def short_folder(limit: int = 70) -> str:
