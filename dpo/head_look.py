@@ -9,9 +9,10 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dpo.data.batches import PairBatch, collate
@@ -19,8 +20,21 @@ from dpo.data.tokens import TokenPair
 from dpo.head import capped
 from dpo.models.causal import as_it_is
 
+SEEN: WeakKeyDictionary[nn.Module, dict[str, tuple[bool, float | None]]] = WeakKeyDictionary()
+"""What `linear_head` found, by model and layout: policy and reference are often one model."""
+
 
 def linear_head(scorer: Any) -> tuple[bool, float | None]:
+    """What `seen_head` finds, looked for once per model."""
+    if scorer.plain_head() is None:
+        return False, None
+    seen = SEEN.setdefault(bare(scorer.model), {})
+    if scorer.layout not in seen:
+        seen[scorer.layout] = seen_head(scorer)
+    return seen[scorer.layout]
+
+
+def seen_head(scorer: Any) -> tuple[bool, float | None]:
     """(whether the model's logits are its head's output and nothing else, the soft cap on them that its config says).
 
     Decided by what its code does with numbers of ours, of every size, in place of the head's output: a cap that bends
@@ -28,8 +42,6 @@ def linear_head(scorer: Any) -> tuple[bool, float | None]:
     be given what the body puts out as it is, because there nobody else calls the head.
     """
     head, model = scorer.plain_head(), bare(scorer.model)
-    if head is None:
-        return False, None
     batch = look_at(head.weight.device)
     given: list[Tensor] = []
     bodies: list[Tensor] = []

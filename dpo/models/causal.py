@@ -44,22 +44,30 @@ def reads_ahead(model: Any, where: str) -> str:
 
 def own_code(model: Any) -> bool:
     """Whether the model runs transformers' own code of a family whose numbers a test holds (`dpo.tree.FAMILIES`)."""
-    return type(model).__module__.startswith("transformers.models.") and model.config.model_type in FAMILIES
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(inner).__module__.startswith("transformers.models.") and model.config.model_type in FAMILIES
 
 
 @contextmanager
-def as_it_is(model: Any) -> Iterator[None]:
-    """Within it a look at the model changes nothing: no gradient, no dropout, nobody's random numbers.
-
-    Its attention is eager: fast ones refuse some dtypes outside of autocast, and some refuse a CPU.
-    """
-    config, modes = model.config, [(module, module.training) for module in model.modules()]
-    asked, config._attn_implementation = config._attn_implementation, "eager"
+def at_rest(model: Any) -> Iterator[None]:
+    """Within it a look at the model changes nothing: no gradient, no dropout, nobody's random numbers."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     finally:
-        config._attn_implementation = asked
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def as_it_is(model: Any) -> Iterator[None]:
+    """The same with eager attention: fast ones refuse some dtypes outside of autocast, and some refuse a CPU."""
+    config = model.config
+    asked, config._attn_implementation = config._attn_implementation, "eager"
+    try:
+        with at_rest(model):
+            yield
+    finally:
+        config._attn_implementation = asked
