@@ -21,6 +21,7 @@ from dpo import past
 from dpo import run as runner
 from dpo.accumulate import Work, drive
 from dpo.audit import prepare_run, write_audit
+from dpo.checked import check_limits
 from dpo.config import Config, identity
 from dpo.data.batches import collate, micro_batches, step_indices
 from dpo.data.files import read_pairs
@@ -149,6 +150,7 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     start = sft_start(config, config.model, tokenizer, cache, device)
     pad_id = tokenizer.pad_token_id
     model = untrained(start, config.model, pad_id).to(device)
+    check_limits(model, tokenizer, [*train_pairs, *eval_pairs], f"model.path={start}")
     start_hash = weights_hash(model)
     model = trainable(model, config.adapter, config.seed)
     steps = total_steps(len(train_pairs), config.train)
@@ -228,6 +230,7 @@ def finished_arm(run: RunDir, device: torch.device | None) -> tuple[Arm, Any]:
 def score_texts(arm: Arm, pairs: Sequence[Pair], tokenizer: Any) -> tuple[PairRows, list[str], dict[str, int]]:
     """(rows, pair ids, token counts) of any pairs."""
     token_pairs, counts = tokenise(pairs, tokenizer, arm.config.train.max_length)
+    check_limits(arm.model, tokenizer, token_pairs, str(arm.recorder.run.path))
     with torch.no_grad():
         return arm.rows(token_pairs, range(len(token_pairs)), None), [pair.id for pair in token_pairs], counts
 

@@ -12,6 +12,7 @@ import torch
 
 from dpo.accumulate import Work, drive
 from dpo.audit import prepare_run, write_audit
+from dpo.checked import check_room, checked
 from dpo.config import Config, dump, identity
 from dpo.data.pair import Split, check_pairs, warn_overlap
 from dpo.data.tokens import TokenPair, content_hash
@@ -35,12 +36,12 @@ from dpo.progress import say
 from dpo.provenance import code, provenance, scale, yardstick
 from dpo.records import RunDir, write_atomically
 from dpo.reference import Reference, StoredLogps
+from dpo.self_check import Checked
 from dpo.shared import in_one_batch
 from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
 from dpo.tracking.environment import unused
 from dpo.tracking.files import NoTracker, Recorder, Tracker
 from dpo.tracking.shown import entries, short_name, shown
-from dpo.tree import layout_of
 
 
 def run_dir(config: Config) -> RunDir:
@@ -120,7 +121,10 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
 
     start = sft_start(config, config.model, tokenizer, cache, device)
     model = config.adapter.attach(load(start, config).to(device), config.seed)
-    reference = make_reference(config, model, start, tokenizer, cache, device)
+    pairs = [*train_pairs, *eval_pairs]
+    check_room(config, model, tokenizer, split)
+    looked = checked(config, model, start, tokenizer, pairs)
+    reference = make_reference(config, model, start, tokenizer, cache, device, looked.layout, pairs)
     stored_train, stored_eval, hits = reference_logps(
         config, reference, train_pairs, eval_pairs, tokenizer.pad_token_id
     )
@@ -128,9 +132,9 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
     beta = config.beta.over(total_steps(len(train_pairs), config.train))
     if note := beta.remark(config.plain["loss"]["usual_beta"]):
         say(f"note: {note}")
-    layout, kernels = how_it_is_read(config, model, device)
+    kernels = how_it_is_read(config, looked, model, device)
     trainee = Trainee(
-        model, Scorer(model, layout), tokenizer, train_pairs, stored_train, config.loss, beta, config.seed
+        model, Scorer(model, looked.layout), tokenizer, train_pairs, stored_train, config.loss, beta, config.seed
     )
     facts = {
         "start": str(start),
@@ -139,7 +143,8 @@ def execute(config: Config, directory: RunDir) -> Work[None]:
         "reference_store": {"hits": sum(hits), "misses": len(hits) - sum(hits)},
         "train_data_hash": content_hash(train_pairs),
         "eval_data_hash": content_hash(eval_pairs),
-        "layout": layout,
+        "layout": looked.layout,
+        "self_check": looked.figures,
         "kernels": kernels,
         **yardstick(split.evaluation, tokenizer),
         "loss": scale(config.loss),
@@ -176,13 +181,12 @@ def facts_before(directory: RunDir) -> dict[str, Any]:
     return dict(directory.read("provenance")) if resumes else {}
 
 
-def how_it_is_read(config: Config, model: Any, device: torch.device) -> tuple[str, str]:
-    """(layout, kernels) of the policy, with a note where they are not the ones asked for."""
-    layout, remark = layout_of(model.config, config.train.layout)
+def how_it_is_read(config: Config, looked: Checked, model: Any, device: torch.device) -> str:
+    """The kernels that the policy is read with; notes where they or the layout are not the ones asked for."""
     kernels, other = kernels_of(config.model, model.config.model_type, device)
-    for note in filter(None, (remark, other)):
+    for note in filter(None, (looked.note, other)):
         say(f"note: {note}")
-    return layout, kernels
+    return kernels
 
 
 def reference_logps(

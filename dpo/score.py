@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dpo import past
+from dpo.checked import checked
 from dpo.config import Config
 from dpo.data.files import read_pairs
 from dpo.data.pair import check_pairs
@@ -26,7 +27,6 @@ from dpo.posthoc import choose, score_rows
 from dpo.records import RunDir, state, to_json
 from dpo.reference import Reference
 from dpo.terminal import as_json
-from dpo.tree import layout_of
 
 
 def finished(run: RunDir) -> Config:
@@ -75,7 +75,8 @@ def score_under(
     token_pairs, counts = tokenise(pairs, tokenizer, config.train.max_length)
     model = load_policy(run, config, device)
     start = past.start_of(run) if config.reference_is_start else ""
-    reference: Reference = make_reference(config, model, start, tokenizer, cache, device)
+    looked = checked(config, model, str(run.path), tokenizer, token_pairs, str(run.path))
+    reference: Reference = make_reference(config, model, start, tokenizer, cache, device, looked.layout, token_pairs)
     place = start or str(config.reference.path or config.reference.embedded)
     check_same("reference", reference.hash, place, run.read("provenance"), str(run.path))
     budget, precision, pad_id = config.train.token_budget, config.train.precision, tokenizer.pad_token_id
@@ -85,7 +86,7 @@ def score_under(
     own = loss is None and beta is None
     strength = last["eval/beta"] if own else config.beta.over(last["step"]).value(last["step"])
     shift = last.get("eval/rewards/running_mean", 0.0)
-    scorer = Scorer(model, layout_of(model.config, config.train.layout)[0])
+    scorer = Scorer(model, looked.layout)
     rows = evaluate_pairs(scorer, token_pairs, stored, config.loss, strength, pad_id, budget, precision, shift)
     rows = replace(rows, prompts=tuple(pair_names(token_pairs)["prompt"]))
     metrics = {"loss_name": type(config.loss).__name__, **counts, **describe_pairs(rows, strength, last["eval/tie"])}

@@ -72,6 +72,8 @@ def self_check(model: Any, pairs: Sequence[TokenPair], pad_id: int, wanted: str,
         answers = [few[0].chosen_ids, few[0].rejected_ids]
         whole = [alone(model, (*few[0].prompt_ids, *answer)) for answer in answers]
         expected = torch.cat([picked(logp_TV, answer) for logp_TV, answer in zip(whole, answers, strict=True)])
+        if not bool(expected.isfinite().all()):
+            raise UsageError(f"{where}: gives log-probs that are not finite, for {len(expected)} tokens of the data")
         allowed *= max(1.0, float(expected.abs().mean()))
 
         def off(layout: str) -> float:

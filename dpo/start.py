@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from dpo.cache import build_once, key
+from dpo.checked import checked
 from dpo.config import Config
 from dpo.data.ends import other_ends
 from dpo.data.pair import Split
@@ -61,11 +63,21 @@ def check_reference(config: Config, tokenizer: Any) -> None:
 
 
 def make_reference(
-    config: Config, model: Any, start: str, tokenizer: Any, cache: Path, device: torch.device
+    config: Config,
+    model: Any,
+    start: str,
+    tokenizer: Any,
+    cache: Path,
+    device: torch.device,
+    layout: str | None = None,
+    pairs: Sequence[TokenPair] = (),
 ) -> Reference:
-    """The start under the disabled adapter where the adapter shares it, else a frozen model of its own."""
+    """The start under the disabled adapter where the adapter shares it, else a frozen model of its own.
+
+    `layout` is how the policy is read (None: as its config allows); a model from elsewhere is looked at on the pairs.
+    """
     choice, precision = config.reference, config.train.precision
-    layout = layout_of(model.config, config.train.layout)[0]
+    layout = layout or layout_of(model.config, config.train.layout)[0]
     if config.reference_is_start and config.adapter.shares_start:
         return Reference(model, lambda: config.adapter.disabled(model), precision, layout)
     if config.reference_is_start:
@@ -88,7 +100,10 @@ def make_reference(
     base = config.model
     frozen = quick(load_model(path, base.dtype, base.attention, revision, base.trust_remote_code), config)
     check_embeddings(frozen, tokenizer, path)
+    where = f"reference.path={path}" if choice.path is not None else f"reference.embedded={choice.embedded}"
     layout = layout_of(frozen.config, config.train.layout)[0]
+    if pairs:
+        layout = checked(config, frozen.to(device), path, tokenizer, pairs, where).layout
     return Reference(frozen.requires_grad_(False).to(device), precision=precision, layout=layout)
 
 

@@ -76,6 +76,7 @@ def sample_each(
     device = next(model.parameters()).device
     texts = [render(prompt, tokenizer) for prompt in prompts]
     ids = [encode_prompt(text, tokenizer) for text in texts]
+    check_answers(model, map(len, ids), max_new_tokens, "judge.max_new_tokens")
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         picks = [PickBySeed(seeds, temperature)]
         return answer_batch(model, tokenizer, texts, ids, max_new_tokens, {"do_sample": False}, picks)

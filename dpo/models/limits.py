@@ -10,6 +10,7 @@ from torch import nn
 
 from dpo.data.tokens import TokenPair
 from dpo.errors import UsageError
+from dpo.rotary import OwnLengths
 
 POSITIONS = re.compile(r"wpe|pos(ition)?s?(_|$)|positional", re.IGNORECASE)
 """Names of tables that are looked up by position."""
@@ -29,6 +30,13 @@ def positions(model: Any) -> tuple[int, str] | None:
     config = model.config.get_text_config()
     key = next((key for key in KEYS if getattr(config, key, None) == rows), None)
     return rows, f"{key}={rows} in its config" if key else f"a table of {rows} positions"
+
+
+def trained_length(model: Any) -> int | None:
+    """How long the texts were that the model was made for, as its config says it; None where it says nothing."""
+    config = model.config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    return length if isinstance(length, int) and OwnLengths.of(model) is None else None
 
 
 def tables(model: Any) -> Iterator[int]:

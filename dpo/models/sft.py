@@ -13,6 +13,7 @@ from dpo.cache import build_once, key
 from dpo.data.tokens import TokenPair, content_hash
 from dpo.models.adapters import Lora
 from dpo.models.fit import Example, fit
+from dpo.models.limits import check_ids, check_texts, row_lengths
 from dpo.models.pretrained import load_model
 from dpo.ranges import Batch, Epochs, Rank, Seed, StartRate
 
@@ -68,6 +69,8 @@ class Sft(Stage):
         if self.side == "both":
             examples += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
         model = load_model(folder, "float32", base.attention, base.revision, base.trust_remote_code).to(device)
+        check_ids(model, tokenizer, pairs, f"model.path={folder}")
+        check_texts(model, row_lengths(pairs), "train.max_length")
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             if self.lora_r is None:
