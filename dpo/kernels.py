@@ -231,6 +231,8 @@ def layer_of(module: Any, hidden_1ND: Tensor, positions: tuple[Tensor, Tensor] |
     if active is None or active.flex or positions is None or any(map(trained, norms)):
         return None
     attention, mlp, dtype = module.self_attn, module.mlp, asked_dtype(hidden_1ND)
+    if not (isinstance(attention, Attention) and isinstance(mlp, Mlp) and all(isinstance(n, Norm) for n in norms)):
+        return None  # a part of its own
     parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     found = [line_of(part, dtype) for part in (*parts, mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
     plain = [line for line in found if line is not None]
@@ -259,7 +261,8 @@ def quicken(model: nn.Module) -> None:
     """Put the parts above in place of what they stand in for. Weights, names and states stay as they are."""
     for name, module in model.named_modules():
         kind, own = type(module).__name__, name.rsplit(".", 1)[-1]
-        if not type(module).__module__.startswith(("transformers.", "torch.", "peft.", "liger_kernel.")):
+        known = type(module).__module__.startswith(("transformers.", "torch.", "peft."))
+        if not known or "forward" in vars(module):
             continue  # code of its own under a known name may compute something else
         if kind in NORMS and own not in ("q_norm", "k_norm"):
             stand_in(module, Norm)

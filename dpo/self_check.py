@@ -65,12 +65,13 @@ def self_check(model: Any, pairs: Sequence[TokenPair], pad_id: int, wanted: str,
     begin = time.perf_counter()
     layout, note = layout_of(model.config, wanted)
     few, device = some_pairs(model, pairs), next(model.parameters()).device
+    looked, last = few[-1], len(few) - 1
     batch = collate(few, range(len(few)), pad_id).to(device)
     low = precision == "bf16" or next(model.parameters()).dtype == torch.bfloat16
     allowed = ROUNDING[torch.bfloat16 if low else torch.float32]
     with at_rest(model), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        answers = [few[0].chosen_ids, few[0].rejected_ids]
-        whole = [alone(model, (*few[0].prompt_ids, *answer)) for answer in answers]
+        answers = [looked.chosen_ids, looked.rejected_ids]
+        whole = [alone(model, (*looked.prompt_ids, *answer)) for answer in answers]
         expected = torch.cat([picked(logp_TV, answer) for logp_TV, answer in zip(whole, answers, strict=True)])
         if not bool(expected.isfinite().all()):
             raise UsageError(f"{where}: gives log-probs that are not finite, for {len(expected)} tokens of the data")
@@ -78,7 +79,7 @@ def self_check(model: Any, pairs: Sequence[TokenPair], pad_id: int, wanted: str,
 
         def off(layout: str) -> float:
             logp_RC = Scorer(model, layout)(batch)
-            rows = (logp_RC[0, : len(answers[0])], logp_RC[len(few), : len(answers[1])])
+            rows = (logp_RC[last, : len(answers[0])], logp_RC[len(few) + last, : len(answers[1])])
             return apart(torch.cat(rows), expected)
 
         tree = None
@@ -97,7 +98,7 @@ def self_check(model: Any, pairs: Sequence[TokenPair], pad_id: int, wanted: str,
                 f"({together:.2g} nats a token apart, rounding is up to {allowed:.2g}), so a pair's numbers would "
                 "depend on its batch; give a model whose rows do not see one another"
             )
-        causal = ahead(model, few[0], whole)
+        causal = ahead(model, looked, whole)
     if causal is not None and not causal <= allowed:
         raise UsageError(reads_ahead(bare(model), where))
     seconds = time.perf_counter() - begin
@@ -114,22 +115,29 @@ def tree_off(off: Any) -> float:
 
 
 def some_pairs(model: Any, pairs: Sequence[TokenPair]) -> list[TokenPair]:
-    """The shortest pair whose answers part before an end, and another: the next one of another length.
+    """The pair to look at, behind another one that it is read with.
 
-    Beside code or positions that may depend on the length of a text that other is the longest pair.
+    It is the shortest whose answers part before an end and are more than a token or two, so that both have a place in
+    a tree. The other is the next one of another length, or the longest pair where a model's code or positions are
+    such that its numbers may depend on the length of a text.
     """
     by_length = sorted(pairs, key=row_length)
-    first = next((p for p in by_length if parting(p) < min(len(p.chosen_ids), len(p.rejected_ids))), by_length[0])
+    first = max(by_length, key=lambda p: min(3, len(p.chosen_ids), len(p.rejected_ids)) * (parting(p) < shorter(p)))
     others = [p for p in by_length if row_length(p) != row_length(first)] or [p for p in by_length if p is not first]
     if not own_code(model) or OwnLengths.of(model) is not None:
         others.reverse()
-    return [first, *others[:1]]
+    return [*others[:1], first]
+
+
+def shorter(pair: TokenPair) -> int:
+    """Tokens of the pair's shorter answer."""
+    return min(len(pair.chosen_ids), len(pair.rejected_ids))
 
 
 def parting(pair: TokenPair) -> int:
     """How many tokens both answers of a pair begin with alike."""
     both = zip(pair.chosen_ids, pair.rejected_ids, strict=False)
-    return next((i for i, (a, b) in enumerate(both) if a != b), min(len(pair.chosen_ids), len(pair.rejected_ids)))
+    return next((i for i, (a, b) in enumerate(both) if a != b), shorter(pair))
 
 
 def alone(model: Any, ids: Sequence[int]) -> Tensor:
@@ -159,11 +167,10 @@ def ahead(model: Any, pair: TokenPair, whole: list[Tensor]) -> float | None:
     Two texts of unlike length are cut to one where positions depend on it.
     """
     same = parting(pair)
-    shorter = min(len(pair.chosen_ids), len(pair.rejected_ids))
-    if same == shorter:
+    if same == shorter(pair):
         return None
     if OwnLengths.of(model) is not None and len(pair.chosen_ids) != len(pair.rejected_ids):
-        cut = (pair.chosen_ids[:shorter], pair.rejected_ids[:shorter])
+        cut = (pair.chosen_ids[: shorter(pair)], pair.rejected_ids[: shorter(pair)])
         whole = [alone(model, (*pair.prompt_ids, *answer)) for answer in cut]
     before = len(pair.prompt_ids) + same
     first_TV, second_TV = (logp_TV[:before].clamp_min(-1e4) for logp_TV in whole)
