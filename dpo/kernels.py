@@ -231,8 +231,9 @@ def layer_of(module: Any, hidden_1ND: Tensor, positions: tuple[Tensor, Tensor] |
     if active is None or active.flex or positions is None or any(map(trained, norms)):
         return None
     attention, mlp, dtype = module.self_attn, module.mlp, asked_dtype(hidden_1ND)
-    if not (isinstance(attention, Attention) and isinstance(mlp, Mlp) and all(isinstance(n, Norm) for n in norms)):
-        return None  # a part of its own
+    stood_in = (Attention, Mlp, Norm, Norm)
+    if not all(map(isinstance, (attention, mlp, *norms), stood_in)):
+        return None  # a part has code of its own
     parts = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
     found = [line_of(part, dtype) for part in (*parts, mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
     plain = [line for line in found if line is not None]

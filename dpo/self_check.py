@@ -68,14 +68,14 @@ def self_check(model: Any, pairs: Sequence[TokenPair], pad_id: int, wanted: str,
     looked, last = few[-1], len(few) - 1
     batch = collate(few, range(len(few)), pad_id).to(device)
     low = precision == "bf16" or next(model.parameters()).dtype == torch.bfloat16
-    allowed = ROUNDING[torch.bfloat16 if low else torch.float32]
+    rounding = ROUNDING[torch.bfloat16 if low else torch.float32]
     with at_rest(model), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         answers = [looked.chosen_ids, looked.rejected_ids]
         whole = [alone(model, (*looked.prompt_ids, *answer)) for answer in answers]
         expected = torch.cat([picked(logp_TV, answer) for logp_TV, answer in zip(whole, answers, strict=True)])
         if not bool(expected.isfinite().all()):
             raise UsageError(f"{where}: gives log-probs that are not finite, for {len(expected)} tokens of the data")
-        allowed *= max(1.0, float(expected.abs().mean()))
+        allowed = rounding * max(1.0, float(expected.abs().mean()))
 
         def off(layout: str) -> float:
             logp_RC = Scorer(model, layout)(batch)
@@ -99,7 +99,7 @@ def self_check(model: Any, pairs: Sequence[TokenPair], pad_id: int, wanted: str,
                 "depend on its batch; give a model whose rows do not see one another"
             )
         causal = ahead(model, looked, whole)
-    if causal is not None and not causal <= allowed:
+    if causal is not None and not causal <= rounding:
         raise UsageError(reads_ahead(bare(model), where))
     seconds = time.perf_counter() - begin
     found = {"alone_together": together, "tree_plain": tree, "causal": causal, "pairs": len(few), "seconds": seconds}
