@@ -14,6 +14,7 @@ from dpo.accumulate import Work, drive
 from dpo.audit import prepare_run, write_audit
 from dpo.checked import check_room, checked
 from dpo.config import Config, dump, identity
+from dpo.data.ends import save_tokenizer
 from dpo.data.pair import Split, check_pairs, warn_overlap
 from dpo.data.tokens import TokenPair, content_hash
 from dpo.disk import described, remove
@@ -254,7 +255,7 @@ def finish(
     """The finished checkpoint, the answers side by side, and the summary with its flags."""
     with directory.new_checkpoint() as folder:
         save(trainee.model, folder, start, config.model.revision)
-        trainee.tokenizer.save_pretrained(folder)
+        save_tokenizer(trainee.tokenizer, folder)
 
     answers = {
         (row["step"], row["prompt"]): row["completion"]

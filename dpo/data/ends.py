@@ -98,6 +98,16 @@ def other_ends(tokenizer: Any) -> list[int]:
     return sorted(ends(tokenizer) - {tokenizer.eos_token_id})
 
 
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Save the tokenizer; where more than EOS ends an answer, generation_config.json beside it says so to any tool."""
+    tokenizer.save_pretrained(folder)
+    if more := other_ends(tokenizer):
+        settings = read_file(str(folder), None, True, "generation_config.json")
+        ids = sorted({tokenizer.eos_token_id, *more, *ids_of(settings.get("eos_token_id"))})
+        text = json.dumps(settings | {"eos_token_id": ids}, indent=2) + "\n"
+        (folder / "generation_config.json").write_text(text, encoding="utf-8")
+
+
 def turn_end(tokenizer: Any) -> TurnEnd | None:
     """The token with which the chat template ends an assistant's turn; None where it writes none.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from dpo.cache import build_once, key
+from dpo.data.ends import save_tokenizer
 from dpo.data.tokens import TokenPair, content_hash
 from dpo.models.adapters import Lora
 from dpo.models.fit import Example, fit
@@ -83,4 +84,4 @@ class Sft(Stage):
         if self.lora_r is not None:
             model = model.merge_and_unload()
         model.to(dtype=torch.bfloat16 if base.dtype == "bfloat16" else torch.float32).save_pretrained(path)
-        tokenizer.save_pretrained(path)
+        save_tokenizer(tokenizer, path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from dpo.data.ends import KEPT, ends, find_turn_end, other_ends, turn_end
+from dpo.data.ends import KEPT, ends, find_turn_end, other_ends, save_tokenizer, turn_end
 from dpo.data.pair import Pair
 from dpo.data.tokens import TokenPair, encode, encode_prompt, render, rules, tokenise, tokenise_pair
 from dpo.errors import UsageError
@@ -121,6 +121,16 @@ def test_the_ends_that_a_models_files_name_travel_with_its_tokenizer(file: str, 
     loaded.save_pretrained(tmp_path / "checkpoint")
     assert ends(load_tokenizer(str(tmp_path / "checkpoint"))) == {0, 3} and other_ends(loaded) == [3]
     assert rules(loaded) != rules(tokenizer)
+
+
+def test_a_saved_checkpoint_tells_other_tools_where_answers_end(tmp_path: Path) -> None:
+    """transformers' own generate then stops where the answers that were trained do; its other settings stay."""
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0, "top_k": 7}')
+    save_tokenizer(chat("chatml_on_a_base"), tmp_path)
+    settings = GenerationConfig.from_pretrained(tmp_path)
+    assert set(settings.eos_token_id) == ends(chat("chatml_on_a_base")) and settings.top_k == 7
+    save_tokenizer(chat("chatml"), tmp_path / "eos_alone")
+    assert not (tmp_path / "eos_alone" / "generation_config.json").exists()
 
 
 def test_an_adapters_tokenizer_knows_its_bases_ends(tmp_path: Path) -> None:
