@@ -1,6 +1,7 @@
 """The door: what composes, what is refused, and that every key is documented and read."""
 
 import ast
+import functools
 import inspect
 import itertools
 import subprocess
@@ -67,6 +68,12 @@ def loaded_names(tree: ast.AST) -> set[str]:
     }
 
 
+@functools.cache
+def names_read(path: Path) -> set[str]:
+    """`loaded_names` of a file."""
+    return loaded_names(ast.parse(path.read_text()))
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_key_is_read_by_the_program(group: str, option: str, tmp_path: Path) -> None:
     """Each constructor argument of each option's class is loaded somewhere beyond its own checks."""
@@ -74,7 +81,7 @@ def test_every_key_is_read_by_the_program(group: str, option: str, tmp_path: Pat
     kind = type(getattr(built, group, None) or built)
     sources = [Path(inspect.getfile(kind))] if "_target_" in built.plain.get(group, {}) else []
     sources += [path for path in Path(door.__file__).parent.rglob("*.py") if path not in sources]
-    read = set().union(*(loaded_names(ast.parse(path.read_text())) for path in sources))
+    read = set().union(*map(names_read, sources))
     assert set(hints(kind)) - {"return", "plain"} <= read
 
 

@@ -1,13 +1,16 @@
 """A small sweep, trained once, and its report."""
 
+import json
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from dpo.results import notebooks
 from dpo.results.report import report
 from tests.processes import DPO, Python
-from tests.results.small_sweep import beta_sweep
+from tests.results.small_sweep import beta_sweep, without_network
 from tests.sharing import once, shared_root
 
 
@@ -19,9 +22,33 @@ def small_sweep(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def page(small_sweep: Path) -> Path:
-    """Its report.html, with report/ beside it."""
-    once(small_sweep.parent / "page", lambda folder: report(small_sweep))
+    """Its report.html, with report/ beside it, made without a network."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            without_network(folder / "site", patch)
+            patch.setattr(notebooks, "execute", kept(notebooks.execute, folder / "executed.json"))
+            report(small_sweep)
+
+    once(small_sweep.parent / "page", make)
     return small_sweep / "report.html"
+
+
+def kept(execute: Callable, path: Path) -> Callable:
+    """`execute`, which also writes each executed notebook to the file, by name."""
+
+    def call(work: Sequence, done: Callable) -> list:
+        ran = execute(work, done)
+        path.write_text(json.dumps({n.name: content for (n, _), content in zip(work, ran, strict=True)}))
+        return ran
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def executed(page: Path) -> dict[str, dict]:
+    """The notebooks that the page was made of, with their outputs, by name."""
+    return json.loads((page.parents[1] / "page" / "executed.json").read_text())
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from dpo.config import load
 from dpo.records import RunDir
 from dpo.run import run
@@ -23,6 +25,25 @@ def write_pairs(path: Path, count: int) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+OFFLINE = """
+import socket
+for name in ("connect", "bind", "connect_ex"):
+    def guarded(self, address, kept=getattr(socket.socket, name)):
+        if self.family != socket.AF_UNIX:
+            raise OSError(f"no network here: {address}")
+        return kept(self, address)
+    setattr(socket.socket, name, guarded)
+"""
+"""A sitecustomize for kernels: a socket that is not a file of this machine is an error."""
+
+
+def without_network(site: Path, patch: pytest.MonkeyPatch) -> None:
+    """Kernels that start while `patch` holds cannot open a network socket."""
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(OFFLINE)
+    patch.setenv("PYTHONPATH", str(site))
 
 
 def train(root: Path, cache: Path, *overrides: str) -> RunDir:

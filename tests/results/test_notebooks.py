@@ -9,7 +9,7 @@ import pytest
 from dpo.errors import UsageError
 from dpo.results import fits, frames, notebooks
 from dpo.results.report import build
-from tests.results.small_sweep import train
+from tests.results.small_sweep import train, without_network
 
 STORED = notebooks.notebooks()
 ALLOWED = (
@@ -85,43 +85,36 @@ def test_the_rules_tell_a_sweep_of_beta_from_one_of_losses(small_sweep: Path, ca
     assert fits.losses_vary(losses) and not fits.losses_vary(swept)
 
 
-OFFLINE = """
-import socket
-for name in ("connect", "bind", "connect_ex"):
-    def guarded(self, address, kept=getattr(socket.socket, name)):
-        if self.family != socket.AF_UNIX:
-            raise OSError(f"no network here: {address}")
-        return kept(self, address)
-    setattr(socket.socket, name, guarded)
-"""
-"""A sitecustomize for kernels: a socket that is not a file of this machine is an error."""
-
-
 @pytest.mark.slow
 def test_every_notebook_runs_on_small_real_runs_without_a_network(
-    small_sweep: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    executed: dict[str, dict], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each in a fresh kernel that cannot open a network socket; each shows something, and says nothing on stderr."""
+    """Each in a fresh kernel that cannot open a network socket; each shows something, and says nothing on stderr.
+
+    The small sweep's page has run those that fit it; the others, which are about losses, run here.
+    """
     for loss in ("sigmoid", "ipo"):
         for seed in (0, 1):
             train(tmp_path / "losses", cache, f"loss={loss}", f"seed={seed}")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(OFFLINE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    run = next(path for path in sorted(small_sweep.iterdir()) if path.name.startswith("files"))
-    folders = {"loss_variants": tmp_path / "losses" / "runs"}
-    values = {n.name: {"directory": str(folders.get(n.name, small_sweep)), "run": str(run)} for n in STORED}
-    work = [(n, {name: values[n.name][name] for name in notebooks.parameters(n)}) for n in STORED]
-    ended: list[str] = []
-    for notebook, ran in zip(STORED, notebooks.execute(work, ended.append), strict=True):
-        outputs = [output for cell in ran["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
-        assert [o for o in outputs if o["output_type"] == "stream"] == [], notebook.name
-        assert any("text/html" in o["data"] and "text/markdown" in o["data"] for o in outputs), notebook.name
-    assert sorted(ended) == sorted(n.name for n in STORED)
+    without_network(tmp_path / "site", monkeypatch)
+    others, ended = [n for n in STORED if n.name not in executed], []
+    run = next(path for path in sorted((tmp_path / "losses" / "runs").iterdir()) if path.is_dir())
+    values = {"directory": str(tmp_path / "losses" / "runs"), "run": str(run)}
+
+    def given(notebook: notebooks.Notebook) -> dict[str, str]:
+        return {name: values[name] for name in notebooks.parameters(notebook)}
+
+    work = [(n, given(n)) for n in others]
+    ran = executed | dict(zip((n.name for n in others), notebooks.execute(work, ended.append), strict=True))
+    assert sorted(ran) == sorted(n.name for n in STORED) and sorted(ended) == sorted(n.name for n in others)
+    for name, content in ran.items():
+        outputs = [output for cell in content["cells"] if cell["cell_type"] == "code" for output in cell["outputs"]]
+        assert [o for o in outputs if o["output_type"] == "stream"] == [], name
+        assert any("text/html" in o["data"] and "text/markdown" in o["data"] for o in outputs), name
     calls = json.loads(json.dumps(STORED[0].content))
     calls["cells"][-1] = {**code(STORED[0])[1], "source": "import socket; socket.create_connection(('127.0.0.1', 9))"}
     with pytest.raises(RuntimeError, match="no network here"):
-        notebooks.execute([(notebooks.Notebook("calls", 0, "any_finished", calls), work[0][1])], ended.append)
+        notebooks.execute([(notebooks.Notebook("calls", 0, "any_finished", calls), given(STORED[0]))], ended.append)
 
 
 def test_a_cell_that_fails_is_named(tmp_path: Path) -> None:
