@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise
             code = ended(error, action in RESUMED)
     unwritten = lost(sys.stdout)
-    if unwritten is not None and unwritten.errno not in GONE and code == 0:
+    if unwritten is not None and unwritten.errno not in GONE and code == 0 and action not in RESUMED:
         terminal.fault(f"standard output did not take all of the answer: {unwritten.strerror}")
         return 1
     return code

@@ -40,6 +40,7 @@ from dpo.reference import Reference, StoredLogps
 from dpo.self_check import Checked
 from dpo.shared import in_one_batch
 from dpo.start import base_answers, check_reference, default_threads, load, make_reference, pick_device, sft_start
+from dpo.streams import guard
 from dpo.tracking.environment import unused
 from dpo.tracking.files import NoTracker, Recorder, Tracker
 from dpo.tracking.shown import entries, short_name, shown
@@ -68,6 +69,7 @@ def attempt(
     A failure leaves state "failed" with its traceback, an interruption state "interrupted" with its cause; both are
     raised again. Wrong input leaves nothing behind.
     """
+    guard()
     if directory.status()["state"] == "done":
         refuse_changed(directory, config.plain, "be the answer")
         draw_missing(directory)
@@ -84,13 +86,13 @@ def attempt(
             import_libraries(config.adapter.shares_start)
             yield from execute(config, directory)
             draw(directory)
+            directory.set_status("done")
         except BaseException as error:
             if isinstance(error, UsageError) and not directory.metrics.exists():
                 remove(directory.path)
             else:
                 leave(directory, error)
             raise
-        directory.set_status("done")
     check()  # of what came while a finished run was being closed
     return directory, False
 

@@ -8,14 +8,12 @@ escape, and a reader that left (`| head`) ends the printing and nothing else.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,8 +29,6 @@ HIDDEN = re.compile(
     "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"  # what turns or hides the text around it
     "\u2028\u2029\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"  # line ends, marks, halves, tags
 )
-GONE = (errno.EPIPE, errno.EIO, errno.ESHUTDOWN)
-"""What writing says when nobody reads any more: a pipe's other end, a terminal, a connection."""
 
 
 def visible(text: object) -> str:
@@ -58,26 +54,12 @@ def fitting(text: str, stream: IO[str]) -> str:
 
 
 def write(stream: IO[str] | None, text: str) -> None:
-    """Write and flush; a stream that nobody reads any more takes everything from then on in silence."""
+    """Write and flush; what the stream does not take is lost, as `dpo.streams` has it for the process's own."""
     if stream is None or stream.closed:
         return
-    try:
+    with suppress(OSError):
         stream.write(fitting(text, stream))
         stream.flush()
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        silence(stream)
-
-
-def silence(stream: IO[str]) -> None:
-    """Send a stream to nowhere, also what is left in its buffer, so that the interpreter's end is silent too."""
-    try:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-    except (OSError, ValueError):  # a stream that is no file
-        pass
 
 
 def prepare_streams() -> None:
@@ -152,15 +134,10 @@ def is_terminal(stream: IO[str] | None) -> bool:
 
 @contextmanager
 def console(stream: IO[str]) -> Iterator[Console]:
-    """rich on a terminal, without its markup; a terminal that went away ends the printing only."""
+    """rich on a terminal, without its markup."""
     from rich.console import Console
 
-    try:
-        yield Console(file=stream, markup=False, emoji=False, highlight=False)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        silence(stream)
+    yield Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
 class Sheet:
