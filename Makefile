@@ -16,7 +16,7 @@ help:
 	@echo "make demo    what does beta do? a small model, two betas, three seeds, a report (minutes, no network, no account)"
 	@echo "make test    the whole test suite, slow end-to-end tests included"
 	@echo "make check   linter and type checker"
-	@echo "make fuzz    10,000 damaged rows of every data set's form through dpo audit: pairs or one line, never a traceback"
+	@echo "make fuzz    10,000 damaged rows of every data set's form, 3,000 random settings: taken, or one line, never a traceback"
 	@echo "make parity  every loss that TRL has, against TRL's own trainers; writes docs/parity.md"
 	@echo "make bench   speed and memory beside TRL on the same work; writes bench/results/latest.json and docs/bench.md"
 	@echo "make report  the page of all runs below a directory: make report DIR=outputs/beta"
@@ -39,9 +39,10 @@ demo: setup
 test: setup
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# FUZZ data files for each of eight data sets, with one or two damaged rows each, others every time
+# SETTINGS random settings, and FUZZ data files for each of eight data sets, with one or two damaged rows each, others every time
 fuzz: setup
 	FUZZ=$(or $(FUZZ),850) $(BIN)/python -m pytest -q tests/data/test_rowfuzz.py
+	DPO_FUZZ=$(or $(SETTINGS),3000) $(BIN)/python -m pytest -q tests/test_config_fuzz.py
 
 check: setup
 	$(BIN)/ruff format --check dpo tests bench hydra_plugins

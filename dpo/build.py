@@ -66,7 +66,7 @@ def class_of(target: Any, hint: Any, path: str) -> Any:
     installed plug-in, and nothing is taken from there but a class that the module defines and that derives from the
     hinted one. Raises UsageError for anything else.
     """
-    said, wanted = f"{path}._target_={target}", names_of(hint)
+    said, wanted = f"{path}._target_={shortened(target)}", names_of(hint)
     module, _, name = str(target).rpartition(".")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(target)) or not registered(module):
         raise UsageError(f"{said}: must be a class of dpo, or of an installed plug-in (entry point group {PLUGINS})")
