@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,10 @@ class Train:
     checkpoint_every: Steps
     print_every: Steps
     threads: Annotated[int, Range(1, 256)] | None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device):
+            raise UsageError(f"train.device={self.device!r}: must be auto, cpu, cuda, cuda:<n> or mps")
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"train.device={name}: must be auto, cpu, cuda or cuda:<n>") from error
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"train.device={name}: there is no such device here; use cpu or auto")
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"train.device={name}: {torch.cuda.device_count()} CUDA devices here; use cpu or auto")
     return device
