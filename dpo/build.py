@@ -66,7 +66,7 @@ def class_of(target: Any, hint: Any, path: str) -> Any:
     installed plug-in, and nothing is taken from there but a class that the module defines and that derives from the
     hinted one. Raises UsageError for anything else.
     """
-    said, wanted = f"{path}._target_={shortened(target)}", names_of(hint)
+    said, wanted = f"{path}._target_={cut(str(target))}", names_of(hint)
     module, _, name = str(target).rpartition(".")
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", str(target)) or not registered(module):
         raise UsageError(f"{said}: must be a class of dpo, or of an installed plug-in (entry point group {PLUGINS})")
@@ -186,8 +186,12 @@ def writable(text: str, path: str) -> str:
 
 def shortened(value: Any) -> str:
     """A value as it is said, cut where it is endless."""
-    said = f"{value:.6g}" if isinstance(value, int) and abs(value) > 10**24 and value < 10**300 else repr(value)
-    return said if len(said) <= 80 else f"{said[:77]}..."
+    return cut(f"{value:.6g}" if isinstance(value, int) and 10**24 < abs(value) < 10**300 else repr(value))
+
+
+def cut(text: str) -> str:
+    """The text, or its beginning where it is endless."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def bare(option: Any) -> Any:
