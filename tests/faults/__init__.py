@@ -1,0 +1,1 @@
+"""Killed at every file operation, and with a full disk from every one on: the same command again ends the same."""
