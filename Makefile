@@ -10,13 +10,14 @@ DIR ?= outputs/demo
 DEMO ?= demo
 WITH ?=
 
-.PHONY: help setup demo test fuzz check parity bench report pictures
+.PHONY: help setup demo test fuzz check faults agents parity bench report pictures
 
 help:
 	@echo "make demo    what does beta do? a small model, two betas, three seeds, a report (minutes, no network, no account)"
 	@echo "make test    the whole test suite, slow end-to-end tests included"
 	@echo "make check   linter and type checker"
 	@echo "make fuzz    10,000 damaged rows of every data set's form, 3,000 random settings: taken, or one line, never a traceback"
+	@echo "make faults  kills and full disks at every file operation of every command (hours; PART=0/20 a part of it)"
 	@echo "make parity  every loss that TRL has, against TRL's own trainers; writes docs/parity.md"
 	@echo "make bench   speed and memory beside TRL on the same work; writes bench/results/latest.json and docs/bench.md"
 	@echo "make report  the page of all runs below a directory: make report DIR=outputs/beta"
@@ -48,6 +49,14 @@ check: setup
 	$(BIN)/ruff format --check dpo tests bench hydra_plugins
 	$(BIN)/ruff check dpo tests bench hydra_plugins
 	$(BIN)/mypy
+
+# ONLY=train,sweep,stacked,judge,reward KIND=kill,full PART=0/20 (every twentieth point)
+faults: setup
+	$(BIN)/python -m tests.faults
+
+# four agents at one instant, 50 times: no job of theirs is lost
+agents: setup
+	TIMES=50 $(BIN)/python -m pytest -q tests/test_agents.py
 
 parity: setup
 	$(BIN)/python -m tests.parity

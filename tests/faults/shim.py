@@ -1,4 +1,4 @@
-"""Counts a process's file operations below a folder, and at a given one kills it, or lets the disk be full from then on.
+"""Counts a process's file operations below a folder; at a given one kills it, or lets the disk be full from then on.
 
 Python's own operations are patched where everybody finds them (os, open); what Rust writes, at the functions that call
 it. A write that is hit leaves half of what it was to write, as a real one may.
