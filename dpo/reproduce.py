@@ -11,7 +11,7 @@ from dpo import past, reward
 from dpo.errors import UsageError
 from dpo.records import RunDir
 from dpo.run import run
-from dpo.terminal import remark
+from dpo.terminal import tell
 
 
 def reproduce(path: Path, into: Path | None) -> int:
@@ -27,15 +27,15 @@ def reproduce(path: Path, into: Path | None) -> int:
     for number, (old, new) in enumerate(pairs, 1):
         if old != new:
             names = [k for k in sorted({*(old or {}), *(new or {})}) if (old or {}).get(k) != (new or {}).get(k)]
-            remark(f"row {number} differs in {', '.join(names)}")
+            tell(f"row {number} differs in {', '.join(names)}")
             if others := past.provenance(first).get("in_one_batch"):
-                remark(
+                tell(
                     f"the run was trained in one batch of {len(others)} runs (hydra/launcher=stacked), which "
                     "rounds in other places than a run alone: it is reproduced up to rounding, and differs by at most "
                     f"{largest(pairs):.1e} of a value (or of one)"
                 )
             return 1
-    remark(f"{len(pairs)} metric rows, all equal bit for bit")
+    tell(f"{len(pairs)} metric rows, all equal bit for bit")
     return 0
 
 

@@ -88,10 +88,8 @@ def watched(folder: Path, found: Listing, pause: float) -> Listing:
         return found
     from rich.live import Live
 
-    with (
-        terminal.console(sys.stdout) as out,
-        Live(sheet(folder, found).drawn(), console=out, auto_refresh=False) as live,
-    ):
+    out = terminal.console(sys.stdout)
+    with Live(sheet(folder, found).drawn(), console=out, auto_refresh=False) as live:
         while not over(folder, found) and not unread(sys.stdout):
             time.sleep(pause)
             found = listing(folder, whole=False)

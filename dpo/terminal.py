@@ -3,7 +3,7 @@
 Foreign is what this package did not write itself: a model's answers, data, prompts, names of files and runs, the texts
 of errors, a server's replies. Control characters are shown as \\x1b, never obeyed; no markup is read from any text.
 stdout holds what a command was asked for, stderr remarks and progress. What a stream cannot encode is shown as an
-escape, and a reader that left (`| head`) ends the printing and nothing else.
+escape; `dpo.streams` sees to readers that go.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def remark(text: object) -> None:
+def tell(text: object) -> None:
     """A line on stderr; `dpo.progress.say` where there may be bars."""
     write(sys.stderr, line(text) + "\n")
 
@@ -108,8 +108,7 @@ def show(stream: IO[str], *pieces: Piece) -> None:
     if not is_terminal(stream):
         write(stream, "".join(visible(words_of(piece)) for piece in pieces) + "\n")
         return
-    with console(stream) as out:
-        out.print(styled(*pieces), soft_wrap=True)
+    console(stream).print(styled(*pieces), soft_wrap=True)
 
 
 def words_of(piece: Piece) -> str:
@@ -132,12 +131,11 @@ def is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-@contextmanager
-def console(stream: IO[str]) -> Iterator[Console]:
+def console(stream: IO[str]) -> Console:
     """rich on a terminal, without its markup."""
     from rich.console import Console
 
-    yield Console(file=stream, markup=False, emoji=False, highlight=False)
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
 class Sheet:
@@ -159,8 +157,7 @@ class Sheet:
         """On stdout: drawn in a terminal; elsewhere whole lines, nothing cut or folded, for grep and awk."""
         stream = stream or sys.stdout
         if is_terminal(stream):
-            with console(stream) as out:
-                out.print(self.drawn())
+            console(stream).print(self.drawn())
         else:
             write(stream, "".join(f"{text}\n" for text in self.plain()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dpo.terminal import path_line, remark
+from dpo.terminal import path_line, tell
 
 
 def train(args: argparse.Namespace) -> int:
@@ -25,7 +25,7 @@ def train(args: argparse.Namespace) -> int:
         return 0
     directory, finished = run(config)
     if finished:
-        remark(f"already finished, not repeated: {directory.path}")
+        tell(f"already finished, not repeated: {directory.path}")
     else:
         summary(directory)
     path_line(directory.path)
@@ -56,7 +56,7 @@ def reward(args: argparse.Namespace) -> int:
     config = load(args.overrides, folder, name)
     directory, finished = run(config)
     if finished:
-        remark(f"already finished, not repeated: {directory.path}")
+        tell(f"already finished, not repeated: {directory.path}")
     else:
         show_curves(directory)
     for policy in policies:
@@ -185,7 +185,7 @@ def report(args: argparse.Namespace) -> int:
     if args.check:
         changed = stale(directory, out)
         if changed:
-            remark(f"stale: {', '.join(changed)}; `dpo report {directory}` makes it anew")
+            tell(f"stale: {', '.join(changed)}; `dpo report {directory}` makes it anew")
     else:
         changed = []
         report(directory, out)

@@ -71,7 +71,7 @@ def read(folder: Path, page: Path) -> Known:
     files = value.get("files")
     if value.get("page") != page.name or not isinstance(files, dict):
         return {}
-    plain = {name: hashes for name, hashes in files.items() if Path(name).name == name and name != ".."}
+    plain = {name: hashes for name, hashes in files.items() if Path(name).name == name not in ("", "..")}
     return {name: [str(one) for one in hashes] for name, hashes in plain.items() if isinstance(hashes, list)}
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dpo.terminal import remark
+from dpo.terminal import tell
 from dpo.tracking.shown import Shown
 
 QUIET = {
@@ -106,7 +106,7 @@ def quietly(call: Callable[[], Any], given_up: Callable[[], bool]) -> None:
         call()
     except Exception as error:
         if not given_up():
-            remark(f"W&B: {first_line(error)}; the run goes on, its files are complete")
+            tell(f"W&B: {first_line(error)}; the run goes on, its files are complete")
 
 
 def cut_off() -> None:
@@ -199,7 +199,7 @@ class WandbTracker:
         LOST.add(self.server)
         cut_off()
         where = f"this run is tracked offline in {self.directory}"
-        remark(f"W&B is out of reach ({reason}); {where}, and `dpo push` sends it later")
+        tell(f"W&B is out of reach ({reason}); {where}, and `dpo push` sends it later")
 
     def _supersede(self, earlier: str, folder: Path) -> None:
         """Tag an earlier attempt "superseded" online; offline, where no tag can be added, set its files aside."""
