@@ -170,9 +170,10 @@ def temporary(path: Path, end: str = FILE) -> Path:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """The whole content or nothing: a temporary file beside `path`, synced, renamed, and the folder synced.
 
-    Raises FileError; nothing of it is left then.
+    Half of a character, as in a path that is not UTF-8, becomes the escape that JSON has for it. Raises FileError;
+    nothing of it is left then.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     tidy_once(path.parent)
     with failing("write", path), claimed(path) as file:
         file.write(data)

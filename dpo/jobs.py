@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpo.config import Config, parse
-from dpo.disk import BUILDING, described, remove, remove_unfinished, temporary
+from dpo.disk import BUILDING, described, remove_unfinished, temporary
 from dpo.interrupt import check
 from dpo.lifeline import Lifeline
 from dpo.locks import locked_now
@@ -183,7 +183,8 @@ def copied(config: Config, directory: RunDir, job: Job) -> bool:
     unfinished = temporary(directory.path, BUILDING)
     shutil.copytree(other.path, unfinished, copy_function=link, ignore=left_out)
     RunDir(unfinished).set_status("pending")
-    remove(directory.path)
+    if not directory.discard():
+        set_aside(directory)
     os.replace(unfinished, directory.path)
     mirror(config, directory)
     draw_missing(directory)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,13 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+WRITTEN = (
+    *("run.yaml", "status.json", "provenance.json", "audit.json", "perturb.json", "summary.json", "tracker.json"),
+    *("metrics.jsonl", "samples.jsonl", "compare.jsonl", "curves.svg", "checkpoint"),
+)
+"""What a run writes into its directory, beside pairs/ and hidden files."""
+
+
 @dataclass(frozen=True)
 class RunDir:
     """outputs/<sweep>/<run>/ and everything in it."""
@@ -143,6 +150,23 @@ class RunDir:
     def create(self) -> None:
         """Make the directory; raises UsageError where that is not allowed."""
         make_folder(self.path / "pairs")
+
+    def discard(self) -> bool:
+        """Remove what a run writes, and the folder where nothing else lies in it; whether it is gone.
+
+        A note that somebody put beside the files of a run was not ours to write, and stays.
+        """
+        if not self.path.is_dir():
+            return True
+        for entry in self.path.iterdir():
+            if entry.name in WRITTEN or entry.name.startswith(".") or entry.match("against-*.json"):
+                remove(entry)
+        for table in (self.path / "pairs").glob("*step_*.parquet*"):
+            remove(table)
+        for folder in (self.path / "pairs", self.path):
+            with suppress(OSError):  # something else lies there
+                folder.rmdir()
+        return not self.path.exists()
 
     def status(self) -> dict[str, Any]:
         """The content of status.json; state "pending" where there is none."""

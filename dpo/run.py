@@ -17,7 +17,7 @@ from dpo.config import Config, dump, identity
 from dpo.data.ends import save_tokenizer
 from dpo.data.pair import Split, check_pairs, warn_overlap
 from dpo.data.tokens import TokenPair, content_hash
-from dpo.disk import described, remove
+from dpo.disk import described
 from dpo.errors import UsageError
 from dpo.evaluate.calibration import table
 from dpo.evaluate.change import margin_change
@@ -89,7 +89,7 @@ def attempt(
             directory.set_status("done")
         except BaseException as error:
             if isinstance(error, UsageError) and not directory.metrics.exists():
-                remove(directory.path)
+                directory.discard()
             else:
                 leave(directory, error)
             raise

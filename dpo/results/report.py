@@ -27,11 +27,8 @@ def report(directory: Path, out: Path | None = None) -> Path:
     """Write the page (by default DIR/report.html) and the folder of the same name beside it; the page's path."""
     page_path, folder = written.places(directory, out)
     files = build(directory)
-    try:
-        for path in written.write(page_path, folder, files, html.escape(FOOT).encode()):
-            say(f"note: {path} is left of an older report and was changed since, so it stays")
-    except OSError as error:
-        raise UsageError(f"{page_path}: cannot be written ({error.strerror}); choose another with --out") from error
+    for path in written.write(page_path, folder, files, html.escape(FOOT).encode()):
+        say(f"note: {path} is left of an older report and was changed since, so it stays")
     return page_path
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from dpo.disk import make_folder, write_atomically
 from dpo.errors import UsageError
 from dpo.records import Damaged, read_object
 
@@ -53,10 +53,10 @@ def write(page: Path, folder: Path, files: Mapping[str, bytes], ours: bytes) -> 
         )
     new = {name: [digest(content)] for name, content in files.items()}
     left = {name: hashes for name, hashes in known.items() if name not in files}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     keep(folder, page, left | {name: [*known.get(name, []), *hashes] for name, hashes in new.items()})
     for name, content in files.items():
-        put(paths[name], content)
+        write_atomically(paths[name], content)
     kept = [folder / name for name, hashes in left.items() if not removed(folder / name, hashes)]
     keep(folder, page, new)
     return kept
@@ -78,7 +78,7 @@ def read(folder: Path, page: Path) -> Known:
 def keep(folder: Path, page: Path, known: Known) -> None:
     """Write the manifest."""
     text = json.dumps({"page": page.name, "files": dict(sorted(known.items()))}, indent=2) + "\n"
-    put(folder / MANIFEST, text.encode())
+    write_atomically(folder / MANIFEST, text)
 
 
 def free(path: Path, hashes: list[str], content: bytes) -> bool:
@@ -101,18 +101,3 @@ def removed(path: Path, hashes: list[str]) -> bool:
 def digest(content: bytes) -> str:
     """Its SHA-256."""
     return hashlib.sha256(content).hexdigest()
-
-
-def put(path: Path, content: bytes) -> None:
-    """The whole content or nothing."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o666 & ~umask())
-    os.replace(file.name, path)
-
-
-def umask() -> int:
-    """The process's mask for new files, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

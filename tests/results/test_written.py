@@ -87,18 +87,18 @@ def test_a_kill_at_any_write_leaves_nothing_that_the_next_report_minds(
 ) -> None:
     """Every file is known by its old and its new content while they change."""
     make(tmp_path, FIRST)
-    count, real = itertools.count(1), written.put
+    count, real = itertools.count(1), written.write_atomically
 
-    def put(path: Path, content: bytes) -> None:
+    def put(path: Path, content: bytes | str) -> None:
         if next(count) == stop:
             raise KeyboardInterrupt
         real(path, content)
 
-    monkeypatch.setattr(written, "put", put)
+    monkeypatch.setattr(written, "write_atomically", put)
     try:
         make(tmp_path, SECOND)
     except KeyboardInterrupt:
-        monkeypatch.setattr(written, "put", real)
+        monkeypatch.setattr(written, "write_atomically", real)
         assert make(tmp_path, SECOND) == []
     expected = {f"paper/{name}": content for name, content in SECOND.items() if name != "report.html"}
     assert tree(tmp_path) == expected | {"paper.html": SECOND["report.html"]}
