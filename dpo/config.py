@@ -16,7 +16,7 @@ from dpo.compose import conf_dir as conf_dir  # part of the door
 from dpo.disk import PLACES
 from dpo.errors import UsageError, check_folder, check_project, check_tags, check_word
 from dpo.ranges import Answers, Batch, Epochs, Part, Range, Rate, Seed, Share, Steps, Temperature, Tokens
-from dpo.records import Damaged, what_is_wrong
+from dpo.saved_config import read_saved
 from dpo.tracking.environment import applied
 
 if typing.TYPE_CHECKING:
@@ -187,28 +187,10 @@ def in_environment(plain: dict[str, Any]) -> dict[str, Any]:
 
 def parse_file(path: Path, **changed: Any) -> Config:
     """The configuration of a run.yaml; `changed` top-level keys are replaced (groups key by key)."""
-    plain = read_plain(path)
+    plain = read_saved(path)
     for name, value in changed.items():
         plain[name] = plain[name] | value if isinstance(value, dict) else value
     return parse(plain)
-
-
-def read_plain(path: Path) -> dict[str, Any]:
-    """The nested plain values of a run.yaml."""
-    import yaml
-
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; is this a run directory?")
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise Damaged(path, f"is no configuration: {error.problem}{where}") from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise Damaged(path, what_is_wrong(error)) from error
-    if not isinstance(plain, dict):
-        raise Damaged(path, "holds no configuration")
-    return plain
 
 
 def parse(plain: dict[str, Any]) -> Config:

@@ -107,6 +107,8 @@ def look(run: RunDir, name: str, job: dict[str, Any] | None = None, whole: bool 
     rows, broken = read_rows(run.metrics, is_metric_row, None if whole else RECENT)
     summary, made = (read_file(run.path / f"{part}.json", faults) or {} for part in ("summary", "provenance"))
     flags, steps = summary.get("flags"), made.get("steps")
+    if rows and not (run.path / "status.json").exists():
+        faults.append("status.json is missing")
     if said == "done":
         faults += [f"{part} is missing" for part in OF_A_FINISHED_RUN if not (run.path / part).exists()]
         faults += broken
@@ -171,6 +173,10 @@ def jobs_of(record: Path, whole: bool) -> tuple[list[Glance], list[str]]:
         remarks += [ignored(copy, run.path) for copy in copies]
         there = run.path.is_dir()
         runs.append(look(run, run.path.name, job, whole) if there else Glance(run.path.name, None, "pending", job=job))
+    if whole:
+        ids = {run.job["id"]: run for run in runs}
+        nested = [run.path for run in find_runs(folder) if run.path.parent != folder]
+        remarks += [ignored(path, folder / ids[i].name) for path in nested if (i := id_of(path.name)) in ids]
     return runs, remarks
 
 

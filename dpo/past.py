@@ -8,9 +8,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from dpo.config import Config, parse, read_plain
+from dpo.config import Config, parse
 from dpo.errors import UsageError
 from dpo.records import RunDir
+from dpo.saved_config import read_saved
 from dpo.whereabouts import find, is_path
 
 MODEL_FILES = ("config.json", "adapter_config.json")
@@ -24,7 +25,7 @@ def settings(run: RunDir, **changed: Any) -> Config:
     A cache or model folder that has moved is named where it is now. Raises UsageError where the run asks for code that
     came with a model and this command does not allow it.
     """
-    plain = read_plain(run.config)
+    plain = read_saved(run.config)
     refuse_code(plain, run)
     plain["cache_root"] = str(cache_of(run, plain))
     for group in ("model", "reference"):
@@ -48,7 +49,7 @@ def refuse_code(plain: dict[str, Any], run: RunDir) -> None:
 
 def home_of(run: RunDir) -> Path:
     """The folder that a run's relative paths begin at: where its command was given, also after that was moved."""
-    path, root = run.path.resolve(), Path(read_plain(run.config)["output_root"])
+    path, root = run.path.resolve(), Path(read_saved(run.config)["output_root"])
     recorded = provenance(run).get("working_directory")
     if recorded and Path(recorded).is_dir() and (root.is_absolute() or path.is_relative_to(recorded)):
         return Path(recorded)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dpo.compose import compose
-from dpo.config import Config, parse, read_plain
+from dpo.config import Config, parse
 from dpo.errors import UsageError
 from dpo.evaluate.evaluator import describe_pairs
 from dpo.logps import PairLogps
@@ -17,6 +17,7 @@ from dpo.losses.base import Loss
 from dpo.metrics import PairRows
 from dpo.past import at_home
 from dpo.records import RunDir
+from dpo.saved_config import read_saved
 
 HELD = frozenset({"reference", "token_mean"})
 """Needs of losses that summed log-probs and lengths of all pairs meet."""
@@ -56,7 +57,7 @@ def choose(run: RunDir, loss: str | None, beta: float | None, settings: list[str
 
     Without `beta` another loss has its usual one. Refuses what a run with these settings would refuse.
     """
-    plain = read_plain(run.config)
+    plain = read_saved(run.config)
     for setting in settings:
         if loss is None or not setting.startswith("loss."):
             raise UsageError(f"--set {setting}: sets a key of the loss that --loss names, such as loss.label_smoothing")

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from dpo.cache import key
-from dpo.config import read_plain
 from dpo.data.ends import ends
 from dpo.data.pair import Pair
 from dpo.data.token_store import fingerprint
@@ -23,6 +22,7 @@ from dpo.errors import UsageError
 from dpo.inputs import changed
 from dpo.losses.base import Loss
 from dpo.records import RunDir
+from dpo.saved_config import read_saved
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "peft", "tokenizers", "hydra-core", "wandb")
 NOT_IN_RESULTS = (
@@ -126,7 +126,7 @@ def checkpoint_hash(run: RunDir) -> str:
     files, start = files_hash(run.checkpoint), run.read("provenance")["start_hash"]
     if files is None:
         raise UsageError(f"{run.checkpoint}: holds no weights; give a run that kept its checkpoint")
-    return key(files, start, read_plain(run.config)["adapter"])
+    return key(files, start, read_saved(run.config)["adapter"])
 
 
 def short_hash(path: Path) -> str:

@@ -41,18 +41,19 @@ def trust() -> None:
 
 def reward(args: argparse.Namespace) -> int:
     """A reward model on a run's pairs, and how far it agrees with policies' implicit rewards."""
-    from dpo.config import load, read_plain
+    from dpo.config import load
     from dpo.console import show_agreement, show_curves
     from dpo.past import refuse_code
     from dpo.records import RunDir
     from dpo.reward import against, refuse_unread, run
+    from dpo.saved_config import read_saved
 
     refuse_unread(args.overrides)
     policies = [RunDir(Path(path)) for path in args.against or []]
     folder, name = args.config_dir, args.config_name
     if policies and folder is None:
         folder, name = str(policies[0].path), "run"
-        refuse_code(read_plain(policies[0].config), policies[0])
+        refuse_code(read_saved(policies[0].config), policies[0])
     config = load(args.overrides, folder, name)
     directory, finished = run(config)
     if finished:

@@ -9,6 +9,8 @@ from typing import Any
 
 from dpo.errors import UsageError
 from dpo.progress import remark
+from dpo.records import read_object
+from dpo.saved_config import read_saved
 from dpo.whereabouts import find, is_path
 
 CONFIG = "adapter_config.json"
@@ -65,8 +67,5 @@ def start_of_run(config: Path) -> dict[str, Any]:
     run = config.parent.parent
     if not (run / "provenance.json").is_file() or not (run / "run.yaml").is_file():
         return {}
-    import yaml
-
-    settings = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-    known = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
-    return dict(known) | {"dtype": settings["model"]["dtype"]}
+    known = read_object(run / "provenance.json")
+    return known | {"dtype": read_saved(run / "run.yaml")["model"].get("dtype")}

@@ -146,7 +146,7 @@ def load_run(path: str | Path) -> Run:
         status = {"state": "interrupted", "cause": KILLED}
     if status.get("state") == "done" and (odd := not_finite(rows)):
         status = {"state": "failed", "error": odd}
-    return Run(folder, status, config, made, summary, audit, tuple(rows), said=(*notes, *faults))
+    return Run(folder, status, config, made, summary, audit, tuple(rows), said=tuple(dict.fromkeys((*notes, *faults))))
 
 
 def not_finite(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -175,9 +175,12 @@ def load(path: str | Path) -> Runs:
         else:
             kept[run.id] = run
     finished = [run for run in kept.values() if run.state == "done"]
-    without = [run for run in finished if not RunDir(run.path).saved_steps()]
-    if len(without) < len(finished):
-        kept |= {run.id: replace(run, lost_pairs=True) for run in without}
+    for what, without in (
+        ("pairs", [run for run in finished if not RunDir(run.path).saved_steps()]),
+        ("provenance", [run for run in finished if not run.provenance]),
+    ):
+        if len(without) < len(finished):
+            kept |= {run.id: replace(run, lost=what) for run in without}
     pending = tuple(jobs_without_run(folder, kept, notes))
     if not kept and not pending:
         raise UsageError(f"{folder}: no runs here; `dpo sweep` or `dpo train` makes some")

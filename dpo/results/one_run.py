@@ -30,8 +30,9 @@ class Run:
     rows: tuple[dict[str, Any], ...]
     said: tuple[str, ...] = ()
     """What was wrong with the files read so far."""
-    lost_pairs: bool = False
-    """Whether it has no table of pairs where the runs beside it have; runs that come back from W&B have none."""
+    lost: str = ""
+    """What the runs beside it have and it has not, its pairs or its provenance; runs that come back from W&B have no
+    pairs, and old ones no provenance."""
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -68,16 +69,19 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether the run is done, with a configuration, evaluations and pairs that could be read, of one set."""
-        readable = self.state == "done" and bool(self.config) and bool(self.last) and not self.fault_of_pairs
-        return readable and not self.mixed
+        readable = self.state == "done" and bool(self.config) and bool(self.last)
+        return readable and not self.lost and not self.fault_of_pairs and not self.mixed
 
     @cached_property
     def fault_of_pairs(self) -> str:
         """Why the tables of pairs that belong to the last evaluation cannot be read; nothing where they can."""
-        if self.lost_pairs:
+        if self.lost == "pairs":
             return "pairs/ is missing"
-        if self.state != "done" or not self.last or not RunDir(self.path).saved_steps():
+        saved = RunDir(self.path).saved_steps()
+        if self.state != "done" or not self.last or not saved:
             return ""
+        if self.last["step"] not in saved:
+            return f"pairs/step_{self.last['step']}.parquet is missing"
         try:
             self.pairs()
         except UsageError as error:

@@ -14,6 +14,7 @@ import pandas as pd
 from dpo.errors import UsageError
 from dpo.pair_tables import other_pair
 from dpo.records import Damaged, RunDir, read_object
+from dpo.saved_config import read_saved
 
 
 def natural(text: str) -> list[Any]:
@@ -32,14 +33,14 @@ SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "summary.json": {"flags": dict, "first": dict, "last": dict},
     "audit.json": {"train": dict, "evaluation": dict, "probe": dict, "shares": dict},
     "sweep.json": {"sweep": str, "question": str, "jobs": list},
-    "run.yaml": dict.fromkeys(("model", "dataset", "beta", "loss", "optim", "train", "tracker"), dict),
 }
 """Values that readers take for what they are, where a file has them."""
 
 
 def misshapen(name: str, value: dict[str, Any]) -> str | None:
     """What of a file's value is not what it must be, in words; None where all of it is."""
-    wrong = [key for key, kind in SHAPES.get(name, {}).items() if key in value and not isinstance(value[key], kind)]
+    shape = SHAPES.get(name, {})
+    wrong = [key for key, kind in shape.items() if key in value and not isinstance(value[key], kind)]
     return f"is damaged ({', '.join(wrong)})" if wrong else None
 
 
@@ -61,18 +62,12 @@ def read_file(path: Path, notes: list[str]) -> dict[str, Any] | None:
 
 def read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     """run.yaml as nested plain values; {} with a note where it cannot be read."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), loader)
-        json.dumps(value)  # what YAML has beyond plain values, such as dates, no configuration holds
-        wrong = misshapen("run.yaml", value) if isinstance(value, dict) else "holds no configuration"
-        if not wrong:
-            return dict(value)
-        notes.append(f"run.yaml {wrong}")
-    except (yaml.YAMLError, OSError, ValueError, TypeError, RecursionError) as error:
-        notes.append(f"run.yaml cannot be read ({first_line(error)})")
+        return read_saved(path)
+    except Damaged as damage:
+        notes.append(f"{path.name} {damage.what}")
+    except UsageError:
+        notes.append(f"{path.name} is missing")
     return {}
 
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dpo.config import read_plain
 from dpo.disk import make_folder
 from dpo.errors import UsageError, check_project
 from dpo.records import find_runs, write_atomically
+from dpo.saved_config import read_saved
 from dpo.tracking.push import connect
 from dpo.tracking.wandb import client
 
@@ -162,7 +162,7 @@ def build(folder: Path, project: str | None, entity: str | None, online: bool) -
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such directory; `dpo train` makes one")
-    named = {str(read_plain(run.config)["tracker"]["project"]) for run in find_runs(folder) if run.config.exists()}
+    named = {str(read_saved(run.config)["tracker"]["project"]) for run in find_runs(folder) if run.config.exists()}
     if project is None and len(named) > 1:
         raise UsageError(f"{folder}: its runs name {len(named)} projects ({', '.join(sorted(named))}); give --project")
     name = check_project("--project", (named.pop() if named else "dpo") if project is None else project)

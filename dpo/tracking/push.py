@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dpo.cache import key
-from dpo.config import read_plain
 from dpo.errors import UsageError, check_project
 from dpo.progress import bar, say
 from dpo.records import RunDir, find_runs, state
+from dpo.saved_config import read_saved
 from dpo.tracking.shown import Shown, entries, shown
 from dpo.tracking.wandb import EXIT_CODES, QUIET, client, first_line, line, set_axis, slug, tag_superseded
 
@@ -42,7 +42,7 @@ class Parcel:
     @cached_property
     def shown(self) -> Shown:
         """Names and configuration; a run that has not ended well is tagged with its state."""
-        look = shown(self.run, read_plain(self.run.config))
+        look = shown(self.run, read_saved(self.run.config))
         extra = [] if self.state == "done" else [self.state]
         return Shown(look.names | {"tags": [*look.names["tags"], *extra]}, look.config)
 
@@ -92,7 +92,7 @@ def push(folder: Path, project: str | None, entity: str | None) -> str:
     parcels = [Parcel(run) for run in find_runs(folder) if run.config.exists()] if folder.is_dir() else []
     if not parcels:
         raise UsageError(f"{folder}: no runs here; `dpo train` makes one")
-    names = {str(read_plain(parcel.run.config)["tracker"]["project"]) for parcel in parcels}
+    names = {str(read_saved(parcel.run.config)["tracker"]["project"]) for parcel in parcels}
     if project is None and len(names) > 1:
         raise UsageError(f"{folder}: its runs name {len(names)} projects ({', '.join(sorted(names))}); give --project")
     name = check_project("--project", names.pop() if project is None else project)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dpo.config import read_plain
 from dpo.errors import UsageError
 from dpo.records import RunDir
 from dpo.results.frames import load
+from dpo.saved_config import read_saved
 from dpo.tracking.history import download
 from tests.results.toy_runs import write_run
 
@@ -48,7 +48,7 @@ class Kept:
 
     @property
     def config(self) -> dict[str, Any]:
-        return {"config": read_plain(self.run.config), "sweep": "beta", "audit": {"pairs": 40}}
+        return {"config": read_saved(self.run.config), "sweep": "beta", "audit": {"pairs": 40}}
 
     @property
     def lines(self) -> list[dict[str, Any]]:
