@@ -13,7 +13,7 @@ from typing import Any
 from dpo.disk import described, make_folder
 from dpo.errors import UsageError
 from dpo.inputs import refuse_changed
-from dpo.interrupt import KILLED, cause
+from dpo.interrupt import KILLED, cause, check
 from dpo.jobs import LISTENERS, Worker, aside_if_damaged, changes, lock_of, place, report, set_aside
 from dpo.lifeline import Lifeline, lifeline
 from dpo.listing import say_remarks
@@ -93,6 +93,7 @@ def run_all(sweep: Sweep, todo: list[int], line: Lifeline) -> None:
         try:
             launch(sweep, folder, todo, work)
         except Exception as error:  # a worker process that was killed, or a cluster that refused
+            check()
             say(f"the launcher stopped: {described(error).strip().splitlines()[0]}")
             return
         ends = {number: state(place(folder, sweep.jobs[number])) for number in todo}

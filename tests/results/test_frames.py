@@ -1,6 +1,7 @@
 """Run directories as frames: every number as logged, every state kept, every broken file said."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -124,6 +125,18 @@ def test_every_state_is_kept_and_only_finished_policies_count(tmp_path) -> None:
     assert [run.seed for run in runs.unfinished] == [1, 2]
     assert runs.pending == ((tmp_path.name, "beta0.1-seed9", "0123abcd"),)
     assert runs.runs.set_index("seed")["error"][1] == "FloatingPointError: the loss is nan"
+
+
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "-Infinity", "null"])
+def test_a_run_that_ended_with_numbers_that_are_none_failed_whatever_it_said(odd: str, tmp_path) -> None:
+    """As earlier versions let it, and as a copy from W&B has it; the others count as before."""
+    made = [write_run(tmp_path, seed) for seed in range(3)]
+    rows = made[1].metrics.read_text().splitlines()
+    rows[-1] = re.sub(r'"eval/loss": [^,]+', f'"eval/loss": {odd}', rows[-1])
+    made[1].metrics.write_text("\n".join(rows) + "\n")
+    runs = load(tmp_path)
+    assert [run.seed for run in runs.done] == [0, 2]
+    assert re.fullmatch("step 4: eval/loss is (nan|inf|-inf|None)", runs.runs.set_index("seed")["error"][1])
 
 
 def test_a_last_line_that_was_cut_off_is_dropped_and_said(tmp_path) -> None:
