@@ -33,6 +33,7 @@ NOT_IN_RESULTS = (
     "launch.py",
     "libraries.py",
     "naming.py",
+    "past.py",
     "plan.py",
     "posthoc.py",
     "progress.py",
