@@ -103,6 +103,10 @@ def test_a_finished_run_of_other_data_is_no_answer_and_a_killed_one_does_not_go_
     assert "cannot go on" in capsys.readouterr().err
     file.write_text(whole)
     assert main(["train", *given]) == 0
+    file.write_text(whole.replace("Paris", "Lyon"))
+    capsys.readouterr()
+    main(["reproduce", str(run.path)])
+    assert "the run was made of other data or weights" in capsys.readouterr().err
     facts = run.read("provenance")
     write_json(run.path / "provenance.json", facts | {"files": {}})
     assert main(["train", *given]) == 0, "a run from before files were recorded is left in peace"
