@@ -23,13 +23,9 @@ def reproduce(path: Path, into: Path | None) -> int:
     into = into and into.absolute()
     with tempfile.TemporaryDirectory() as scratch, past.at_home(first):
         config = past.settings(first, output_root=str(into or scratch), tracker={"mode": "disabled"})
-        others_now = [
-            f"{file} {what}" for file, what in changed(past.provenance(first), config.plain) if what != "gone"
-        ]
-        if others_now:
-            remark(
-                f"note: the run was made of other data or weights ({', '.join(others_now[:3])}); its rows may differ"
-            )
+        other = [f"{file} {what}" for file, what in changed(past.provenance(first), config.plain) if what != "gone"]
+        if other:
+            tell(f"note: the run was made of other data or weights ({', '.join(other[:3])}); its rows may differ")
         second, _ = (reward.run if first.kind == "reward" else run)(config)
         pairs = list(zip_longest(rows(first), rows(second)))
     for number, (old, new) in enumerate(pairs, 1):
