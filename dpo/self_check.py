@@ -47,8 +47,10 @@ class Checked:
         """The figures as one line."""
         f = self.figures
         parts = [f"texts read together are those read alone within {f['alone_together']:.1g} nats a token"]
-        if f["tree_plain"] is not None:
+        if self.layout == "shared_prompt":
             parts.append(f"token trees are rows within {f['tree_plain']:.1g}")
+        elif f["tree_plain"] is not None:
+            parts.append(f"token trees are {f['tree_plain']:.1g} off and not used")
         if f["causal"] is not None:
             parts.append(f"no token knows what follows ({f['causal']:.1g})")
         limit = f"of {f['positions']} positions" if f["positions"] else "and no end of positions"
