@@ -46,6 +46,14 @@ def test_every_file_of_the_run_directory_exists(finished: RunDir) -> None:
     assert finished.saved_steps() == [0, 3, 6]
 
 
+def test_what_the_self_check_found_is_in_its_provenance(finished: RunDir) -> None:
+    """Each figure of its line; nothing of it is part of the run's rows."""
+    facts = finished.read("provenance")
+    found = facts["self_check"]
+    assert facts["layout"] == "shared_prompt" and found["tree_plain"] == found["alone_together"] < 1e-4
+    assert found["causal"] < 1e-4 and found["largest_id"] < found["embeddings"] and found["longest"] > 0
+
+
 def test_one_row_per_step_and_kind_with_the_four_reward_metrics(finished: RunDir) -> None:
     """Training rows 1 to 6, evaluation rows 0, 3 and 6."""
     rows = list(finished.rows(finished.metrics))

@@ -1,10 +1,13 @@
 """Before training a run looks at what it is about to trust: each planted violation stops it in one line."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers as t
 
+from dpo import checked as checked_room
 from dpo.data.tokens import TokenPair
 from dpo.errors import UsageError
 from dpo.models.adapters import Lora
@@ -215,6 +218,22 @@ def test_token_ids_past_the_embedding_are_refused_by_both_sizes():
     rows = net.get_input_embeddings().num_embeddings
     with pytest.raises(UsageError, match=f"{rows} embedding rows, and its tokenizer gives the id"):
         check_ids(net, tokenizer, [TokenPair("a", (rows + 300,), (1,), (2,))], "model.path=here")
+
+
+def test_a_start_is_looked_at_once_in_a_process_and_its_limits_for_every_run(monkeypatch):
+    """A sweep's second run prints no second line; its own longest text is held against the model all the same."""
+    net, tokenizer, said = t.GPT2LMHeadModel(sized("gpt2")).eval(), toys.tokenizer("byte"), []
+    net.resize_token_embeddings(len(tokenizer))
+    monkeypatch.setattr(checked_room, "say", said.append)
+    model = SimpleNamespace(identity=lambda cache: ["weights"])
+    train = SimpleNamespace(layout="auto", precision="fp32")
+    config = SimpleNamespace(train=train, model=model, cache_root="", plain={"adapter": {}, "model": {}})
+    first, second = (checked_room.checked(config, net, "start", tokenizer, PAIRS) for _ in range(2))
+    assert first == second and first.layout == "shared_prompt" and len(said) == 1 and "\n" not in said[0]
+    assert said[0].startswith("self-check: ") and "of 24 positions" in said[0]
+    long = TokenPair("long", (1,) * 20, (2,) * 5, (3,))
+    with pytest.raises(UsageError, match=r"train\.max_length"):
+        checked_room.checked(config, net, "start", tokenizer, [*PAIRS, long])
 
 
 def test_a_look_at_rest_puts_every_module_back():
