@@ -136,10 +136,14 @@ def local(folder: str) -> str:
 
 def searched(folders: Sequence[str]) -> list[str]:
     """The override that has Hydra look for options in these folders, whatever they are called."""
+    return [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
+
+
+def quoted(text: str) -> str:
+    """A text as a value of an override, whatever signs are in it."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    quoted = (QuotedString(folder, Quote.single).with_quotes() for folder in folders)
-    return [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.build import arguments, nearest
-from dpo.compose import Primary, composer, conf_dir, in_one_line, primary
+from dpo.compose import Primary, composer, conf_dir, in_one_line, primary, quoted
 from dpo.config import identity, in_environment, parse
 from dpo.errors import UsageError
 from dpo.hydra_settings import split
@@ -250,10 +250,13 @@ def launch(
 
     silent = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
     config = in_one_line(sweep.source, lambda: hydra_of(sweep.source, [*silent, *sweep.jobs[0].overrides]))
+    where, name = as_text(folder.resolve()), as_text(sweep.name)
     with open_dict(config):
-        # set here and not by overrides, whose grammar has its own thoughts about a folder called "it's (v2)"
-        config.hydra.sweep.update(dir=as_text(folder.resolve()), subdir=".")
-        config.hydra.job.update(name=as_text(sweep.name), config_name=None)
+        config.hydra.sweep.update(dir=where, subdir=".")
+        # a launcher composes the configuration of a number from these alone, not the whole sweep file for each again
+        config.hydra.job.update(name=name, config_name=None)
+        own = [*silent, "hydra.sweep.subdir=.", f"hydra.sweep.dir={quoted(where)}", f"hydra.job.name={quoted(name)}"]
+        config.hydra.overrides.hydra = own
     threads = threads_of(config.hydra.launcher)
     here = not config.hydra.launcher._target_.endswith(".SlurmLauncher")
     GlobalHydra.instance().clear()

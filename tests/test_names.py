@@ -29,22 +29,26 @@ NAMES = [
 def told(sweep) -> list[int]:
     """The numbers that the launcher hands to a sweep's jobs."""
     numbers: list[int] = []
-    launch(sweep, sweep.folder, [0], lambda threads: lambda settings: numbers.append(settings.job))
+    launch(sweep, sweep.folder, [0], lambda threads, here: lambda settings: numbers.append(settings.job))
     return numbers
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_name_of_a_sweep_its_folder_and_its_root_runs(name: str, tmp_path: Path) -> None:
-    """What is planned is launched; what is refused is refused in one line, before anything is written."""
+def test_any_name_of_a_sweep_its_folder_and_its_root_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is planned is launched, and leaves nothing in the working directory, whose name may be any as well."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     place, root = tmp_path / name, tmp_path / "out" / name
     place.mkdir()
+    monkeypatch.chdir(place)
     (place / f"{name}.yaml").write_text(HEAD)
     where = QuotedString(str(root).replace("${", r"\${"), Quote.single).with_quotes()
     sweep = read(str(place / f"{name}.yaml"), [f"output_root={where}"])
     assert sweep.name == name and sweep.folder == root / name
     assert told(sweep) == [0]
+    assert [path.name for path in place.iterdir()] == [f"{name}.yaml"]
 
 
 def test_a_conf_folder_of_any_name_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
