@@ -49,7 +49,7 @@ def refuse_code(plain: dict[str, Any], run: RunDir) -> None:
 
 def home_of(run: RunDir) -> Path:
     """The folder that a run's relative paths begin at: where its command was given, also after that was moved."""
-    path, root = run.path.resolve(), Path(str(read_saved(run.config).get("output_root", "outputs")))
+    path, root = run.path.resolve(), Path(read_saved(run.config)["output_root"])
     recorded = provenance(run).get("working_directory")
     if recorded and Path(recorded).is_dir() and (root.is_absolute() or path.is_relative_to(recorded)):
         return Path(recorded)
@@ -67,7 +67,7 @@ def at_home(run: RunDir) -> Iterator[None]:
 
 def cache_of(run: RunDir, plain: dict[str, Any]) -> Path:
     """The cache that a run was made with; where it is gone, the place where it was."""
-    recorded = home_of(run) / str(plain.get("cache_root", ""))
+    recorded = home_of(run) / plain["cache_root"]
     return find(recorded, run.path) or recorded
 
 
