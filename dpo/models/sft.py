@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from dpo.models.adapters import Lora
 from dpo.models.fit import Example, fit
 from dpo.models.limits import check_ids, check_texts, row_lengths
 from dpo.models.pretrained import load_model
-from dpo.ranges import Batch, Epochs, Rank, Seed, StartRate
+from dpo.ranges import Epochs, Range, Rank, Seed, StartRate
 
 
 class Stage:
@@ -52,7 +52,7 @@ class Sft(Stage):
     side: Literal["chosen", "both"]
     epochs: Epochs
     lr: StartRate
-    batch_size: Batch
+    batch_size: Annotated[int, Range(1, 4096)]
     lora_r: Rank | None
     seed: Seed
 
