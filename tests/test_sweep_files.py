@@ -1,5 +1,6 @@
 """The questions that ship: each composes, asks with seeds, and says what it costs; their W&B files ask the same."""
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -10,10 +11,16 @@ import yaml
 
 from dpo.compose import Primary, composer
 from dpo.config import conf_dir, identity, parse
-from dpo.sweep import find, names, read, sweeps_dir
+from dpo.sweep import Job, find, names, read, sweeps_dir
 from dpo.wandb_sweeps import sweep_file
 
 NAMES = names()
+
+
+@functools.cache
+def asked(name: str) -> tuple[Job, ...]:
+    """The jobs of a question as it ships; to be read only."""
+    return tuple(read(name, []).jobs)
 
 
 def text(name: str) -> str:
@@ -35,8 +42,8 @@ def skip_without_its_options(name: str) -> None:
 
 def test_every_question_of_the_list_is_there() -> None:
     """Eleven questions and the demo."""
-    asked = "arms base_strength beta beta_x_lr data_size demo label_noise length_bias loss_variants"
-    assert [*asked.split(), "reference_strength", "seeds", "update_strategy"] == NAMES
+    there = "arms base_strength beta beta_x_lr data_size demo label_noise length_bias loss_variants"
+    assert [*there.split(), "reference_strength", "seeds", "update_strategy"] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,7 +53,7 @@ def test_a_question_stands_in_the_first_line_and_its_budget_below(name: str) -> 
     assert "?" in head[0]
     budget = next(line for line in head if line.startswith("# Budget: "))
     skip_without_its_options(name)
-    assert int(re.findall(r"(\d+) runs", budget)[0]) == len(read(name, []).jobs)
+    assert int(re.findall(r"(\d+) runs", budget)[0]) == len(asked(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,7 +61,7 @@ def test_a_question_is_asked_with_three_seeds_at_least(name: str) -> None:
     """And every grid point with each of them."""
     skip_without_its_options(name)
     seeds: dict[str, set[int]] = {}
-    for job in read(name, []).jobs:
+    for job in asked(name):
         seeds.setdefault(identity(job.plain | {"seed": None}), set()).add(job.plain["seed"])
     assert all(len(of_point) >= 3 for of_point in seeds.values())
 
@@ -98,10 +105,10 @@ def test_the_command_lines_of_an_agent_are_the_jobs_of_the_question(name: str) -
     lines = command_lines(yaml.safe_load(sweep_file(name)))
     assert all(line[:5] == ["-m", "dpo", "sweep", name, "tracker=online"] for line in lines)
     compose = composer(Primary(find(name)))
-    assert [identity(parse(compose(line[4:])).plain) for line in lines] == [job.id for job in read(name, []).jobs]
+    assert [identity(parse(compose(line[4:])).plain) for line in lines] == [job.id for job in asked(name)]
 
 
 def test_one_command_line_of_an_agent_is_one_job_of_the_sweep() -> None:
     """`dpo sweep beta tracker=online beta.value=0.3 seed=2`: same name, same folder."""
     [job] = read("beta", ["tracker=online", "beta.value=0.3", "seed=2"]).jobs
-    assert (job.id, job.name) in [(j.id, j.name) for j in read("beta", []).jobs]
+    assert (job.id, job.name) in [(j.id, j.name) for j in asked("beta")]
