@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpo.seals import NAME
 from tests.conftest import SMALL
 from tests.processes import ROOT, Python
 
@@ -50,8 +51,8 @@ if count:
     Path(count).write_text(str(shim.count))
 sys.exit(code)
 """
-OTHERWISE = ("reference_store",)
-"""What tells how a run came about, and may differ: whether the reference was found or computed."""
+OTHERWISE = ("reference_store", "commit", "diff_hash", "seconds")
+"""What may differ: whether the reference was found or computed; a checkout that moves meanwhile; a clock."""
 TEMPORARY = re.compile(r"\.(unfinished|building|old|copying)$|\.damaged")
 
 
@@ -95,7 +96,9 @@ def holds(root: Path) -> dict[str, Any]:
 def content(path: Path, root: Path) -> Any:
     """A file as it may be compared."""
     data = path.read_bytes()
-    if path.suffix not in (".json", ".jsonl", ".yaml", ".csv"):
+    if path.name.endswith(NAME):  # of contents that are compared themselves, paths and all
+        return None
+    if path.suffix not in (".json", ".jsonl", ".yaml", ".csv", ".md"):
         return data
     text = data.decode().replace(str(root), "ROOT")
     if path.suffix == ".json":
