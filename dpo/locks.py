@@ -102,7 +102,7 @@ def locked(path: Path, work: str = "") -> Iterator[None]:
                 yield
                 return
         waited = time.monotonic() - begin
-        whom = str(holder(path) or "another process")
+        whom = str(holder(path) or said or "another process")  # it may be giving the lock back at this moment
         if waited > PATIENCE and whom != said:
             say(f"waiting for {whom}, which is at {work or thing_of(path)} and holds {path}")
             said = whom
