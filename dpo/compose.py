@@ -70,6 +70,9 @@ class Primary:
         if self.searchpath is None and isinstance(own, list):
             listed = in_one_line(self, lambda: OmegaConf.to_container(OmegaConf.create(own), resolve=True))
             mine = [str(folder) for folder in typing.cast(list[Any], listed)]
+            for folder in mine:
+                if not local(folder):  # pkg:// imports the package, and a file may come from anybody
+                    raise UsageError(f"{self.path}: hydra.searchpath={folder}: a file may name folders only")
         else:
             mine = self.searchpath or []
         conf = conf_dir()

@@ -142,3 +142,13 @@ def test_a_yaml_of_python_objects_builds_none(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"run\.yaml"):
         parse_file(path)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("package", ["antigravity", "planted", "os"])
+def test_a_file_names_no_package_to_search(package: str, tmp_path) -> None:
+    """Hydra imports what pkg:// names; only folders may stand in a file."""
+    before = set(sys.modules)
+    (tmp_path / "run.yaml").write_text(f"hydra:\n  searchpath: ['pkg://{package}']\n")
+    with pytest.raises(UsageError, match="a file may name folders only"):
+        compose([], str(tmp_path), "run")
+    assert all(name.partition(".")[0] == "dpo" for name in set(sys.modules) - before)
