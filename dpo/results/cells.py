@@ -6,9 +6,7 @@ has data-runs (ids, parted by spaces), a title in words, and data-sort (a number
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from dpo.results.estimate import Estimate
+from dpo.results.foreign import in_html, in_markdown
+from dpo.terminal import visible
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cell:
             return f"{words}; {self.content.verdict}" if self.compared and self.content.verdict else words
         if isinstance(self.content, float):
             return f"{self.content:.6g}"
-        return "" if self.content is None else str(self.content)
+        return "" if self.content is None else visible(self.content)
 
     @property
     def sort(self) -> str:
@@ -49,14 +49,14 @@ class Cell:
     def html(self) -> str:
         """The cell as a td."""
         e = self.content
-        kind, body = "t-text", html.escape(self.text)
+        kind, body = "t-text", in_html(self.text)
         if isinstance(e, Estimate):
             kind = "t-estimate"
             value, _, ends = e.text(signed=self.compared).partition(" ")
-            body = f'{html.escape(value)} <span class="t-interval">{html.escape(ends or "no interval")}</span>'
+            body = f'{in_html(value)} <span class="t-interval">{in_html(ends or "no interval")}</span>'
             body += f' <span class="t-n">n={e.n}</span>'
             if self.compared and e.verdict:
-                body += f' <span class="t-verdict">{html.escape(e.verdict)}</span>'
+                body += f' <span class="t-verdict">{in_html(e.verdict)}</span>'
         elif e is None:
             kind = "t-blank"
         elif not isinstance(e, str):
@@ -66,9 +66,9 @@ class Cell:
             e.footing if isinstance(e, Estimate) else "",
             f"runs: {' '.join(self.runs)}" if self.runs else "",
         ]
-        title = html.escape("; ".join(part for part in said if part))
+        title = in_html("; ".join(part for part in said if part))
         attributes = (
-            f'class="t-cell {kind}" data-sort="{html.escape(self.sort)}" data-runs="{html.escape(" ".join(self.runs))}"'
+            f'class="t-cell {kind}" data-sort="{in_html(self.sort)}" data-runs="{in_html(" ".join(self.runs))}"'
         )
         return f'<td {attributes} title="{title}">{body}</td>'
 
@@ -92,12 +92,12 @@ class Table:
         return tuple(dict.fromkeys(run for row in self.rows for cell in row for run in cell.runs))
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th class="t-head" scope="col">{html.escape(column)}</th>' for column in self.columns)
+        head = "".join(f'<th class="t-head" scope="col">{in_html(column)}</th>' for column in self.columns)
         body = "\n".join(f"<tr>{''.join(cell.html() for cell in row)}</tr>" for row in self.rows)
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p>{in_html(note)}</p>" for note in self.notes)
         return (
-            f'<table class="t-table" data-name="{html.escape(self.name)}">\n'
-            f'<caption class="t-caption">{html.escape(self.caption)}</caption>\n'
+            f'<table class="t-table" data-name="{in_html(self.name)}">\n'
+            f'<caption class="t-caption">{in_html(self.caption)}</caption>\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
             + (f'\n<div class="t-notes">{notes}</div>' if notes else "")
         )
@@ -129,7 +129,7 @@ class Table:
 
 def plain(text: str) -> str:
     """A text that Markdown shows as it stands, on one line."""
-    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return in_markdown(" ".join(text.split()))
 
 
 def blank_mark(cell: Cell) -> str:

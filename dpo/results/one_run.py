@@ -38,7 +38,11 @@ class Run:
     def notes(self) -> tuple[str, ...]:
         """What of the run's files could not be read, in sentences; reads the pairs and answers too."""
         answers = [fault for faults in (self._sampled[1], self._compared[1]) for fault in faults]
-        return (*self.said, *([self.fault_of_pairs] if self.fault_of_pairs else []), *answers)
+        step, saved = self.last.get("step"), RunDir(self.path).saved_steps()
+        missing = (
+            f"pairs/step_{step}.parquet is missing" if self.state == "done" and saved and step not in saved else ""
+        )
+        return (*self.said, *filter(None, (self.fault_of_pairs, missing)), *answers)
 
     @property
     def name(self) -> str:
@@ -80,8 +84,6 @@ class Run:
         saved = RunDir(self.path).saved_steps()
         if self.state != "done" or not self.last or not saved:
             return ""
-        if self.last["step"] not in saved:
-            return f"pairs/step_{self.last['step']}.parquet is missing"
         try:
             self.pairs()
         except UsageError as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.results.figures.figure import MIME, plain
+from dpo.results.foreign import in_html
 
 HERE = Path(__file__).parent
 
@@ -35,7 +35,7 @@ class Part:
 def heading(level: int, text: str, anchor: str) -> Part:
     """A heading that the table of contents lists (levels 2 and 3)."""
     return Part(
-        f'<h{level} id="{anchor}">{html.escape(text)}</h{level}>',
+        f'<h{level} id="{anchor}">{in_html(text)}</h{level}>',
         f"{'#' * level} {plain(text)}\n",
         (level, text, anchor),
     )
@@ -95,7 +95,7 @@ def of_output(output: Mapping[str, Any]) -> Part:
         stem = figure["name"]
         files = {f"{stem}.svg": figure["svg"].encode(), f"{stem}.csv": figure["csv"].encode()}
         files[f"{stem}.png"] = base64.b64decode(figure["png"])
-    page = data.get("text/html", f"<pre>{html.escape(text)}</pre>")
+    page = data.get("text/html", f"<pre>{in_html(text)}</pre>")
     return Part(scrolling(page), data.get("text/markdown", f"```\n{text}\n```\n"), files=files)
 
 
@@ -122,7 +122,7 @@ def slug(text: str) -> str:
 def contents(parts: Sequence[Part]) -> str:
     """The table of contents."""
     lines = [
-        f'<li class="h{level}"><a href="#{anchor}">{html.escape(text)}</a></li>'
+        f'<li class="h{level}"><a href="#{anchor}">{in_html(text)}</a></li>'
         for level, text, anchor in (part.heading for part in parts if part.heading)
         if level <= 3
     ]
@@ -150,7 +150,7 @@ def to_html(title: str, lead: Part, parts: Sequence[Part], foot: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
-<title>{html.escape(title)}</title>
+<title>{in_html(title)}</title>
 <style>{style}</style>
 </head>
 <body>
@@ -162,7 +162,7 @@ def to_html(title: str, lead: Part, parts: Sequence[Part], foot: str) -> str:
 <main>
 {body}
 </main>
-<footer>{html.escape(foot)}</footer>
+<footer>{in_html(foot)}</footer>
 </div>
 <script>{script}</script>
 </body>

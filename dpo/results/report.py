@@ -16,6 +16,7 @@ from dpo.progress import bar, say
 from dpo.results import findings, fits, frames, notebooks, page, tables, written
 from dpo.results.comparable import comparable, comparable_groups
 from dpo.results.figures.figure import plain
+from dpo.results.foreign import in_html
 from dpo.results.frames import Run, Runs
 from dpo.results.page import Part, heading
 from dpo.results.reading import read_file
@@ -135,11 +136,11 @@ def front(runs: Runs) -> Part:
         f"{pairs} held-out pairs",
     ]
     asked, said = questions(runs), notices(runs)
-    listed = "".join(f"<li>{html.escape(text)}</li>" for text in said)
+    listed = "".join(f"<li>{in_html(text)}</li>" for text in said)
     page_form = (
-        f"<h1>{html.escape(title_of(runs))}</h1>\n"
-        + "".join(f'<p class="question">{html.escape(text)}</p>\n' for text in asked)
-        + f'<p class="facts">{html.escape(" · ".join(facts))}</p>\n'
+        f"<h1>{in_html(title_of(runs))}</h1>\n"
+        + "".join(f'<p class="question">{in_html(text)}</p>\n' for text in asked)
+        + f'<p class="facts">{in_html(" · ".join(facts))}</p>\n'
         + (f'<div class="notices" role="note"><ul>{listed}</ul></div>' if said else "")
     )
     text_form = "\n\n".join([f"# {plain(title_of(runs))}", *map(plain, asked), plain(" · ".join(facts))]) + "\n"

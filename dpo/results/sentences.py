@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from dpo.results import findings
 from dpo.results.cells import plain
 from dpo.results.findings import Findings
+from dpo.results.foreign import in_html
 from dpo.results.frames import Run, Runs
 
 FLAGS = {
@@ -28,8 +28,8 @@ class Sentences:
     items: tuple[tuple[str, tuple[str, ...]], ...]
 
     def _repr_html_(self) -> str:
-        listed = "".join(f"<li{of(runs)}>{html.escape(text)}</li>" for text, runs in self.items)
-        head = f"<h4>{html.escape(self.title)}</h4>" if self.title else ""
+        listed = "".join(f"<li{of(runs)}>{in_html(text)}</li>" for text, runs in self.items)
+        head = f"<h4>{in_html(self.title)}</h4>" if self.title else ""
         return f'<div class="sentences">{head}<ul>{listed}</ul></div>'
 
     def _repr_markdown_(self) -> str:
@@ -50,8 +50,8 @@ class TwoLists:
         """The lists of one arm, side by side where there is room."""
         sides = [("What DPO did", found.did), ("What it did not do", found.did_not)]
         lists = [Sentences(head, tuple((f.sentence, f.runs) for f in items))._repr_html_() for head, items in sides]
-        remarks = "".join(f'<p class="note">{html.escape(text)}</p>' for text in found.remarks)
-        title = f"<h3>{html.escape(found.title)}</h3>"
+        remarks = "".join(f'<p class="note">{in_html(text)}</p>' for text in found.remarks)
+        title = f"<h3>{in_html(found.title)}</h3>"
         return f'<section class="findings">{title}<div class="lists">{"".join(lists)}</div>{remarks}</section>'
 
     def _repr_markdown_(self) -> str:
@@ -60,7 +60,7 @@ class TwoLists:
 
 def of(runs: Sequence[str]) -> str:
     """The attribute that names the runs behind something."""
-    return f' data-runs="{html.escape(" ".join(runs))}"' if runs else ""
+    return f' data-runs="{in_html(" ".join(runs))}"' if runs else ""
 
 
 def two_lists(runs: Runs | Run) -> TwoLists:

@@ -7,7 +7,6 @@ colour-blind safe set of Okabe and Ito (2008) without its yellow, which is too p
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 import textwrap
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+
+from dpo.results.foreign import in_html, in_markdown
 
 INK, SOFT, GRID = "#1b1b1e", "#6b6b70", "#d9d9dd"
 """Text, axes and grid. On a page each becomes a colour of the page, so that a figure is readable in dark and light."""
@@ -117,7 +118,7 @@ class Figure:
             f'<figure class="dpo-figure" id="fig-{self.name}">'
             f'<div class="panels" style="{grid};max-width:{wide}">{"".join(self.panels)}</div>'
             f"{self.legend_html()}"
-            f"<figcaption><strong>{html.escape(self.title)}.</strong> {html.escape(self.caption)} "
+            f"<figcaption><strong>{in_html(self.title)}.</strong> {in_html(self.caption)} "
             f'<a download="{self.name}.csv" href="data:text/csv;base64,{data}">data (CSV)</a>'
             f"{runs_html(self.runs)}</figcaption></figure>"
         )
@@ -128,7 +129,7 @@ class Figure:
             return ""
         keys = [
             f'<span class="key"><span style="color:{page_colour(look.colour)}" aria-hidden="true">{look.sign}</span> '
-            f"{html.escape(label)}</span>"
+            f"{in_html(label)}</span>"
             for label, look in self.legend
         ]
         return (
@@ -155,14 +156,13 @@ class Figure:
 
 def runs_html(runs: Sequence[str]) -> str:
     """The ids of runs, folded away, each a link to its row in the table of runs."""
-    links = ", ".join(f'<a href="#run-{html.escape(run)}">{html.escape(run)}</a>' for run in runs)
+    links = ", ".join(f'<a href="#run-{in_html(run)}">{in_html(run)}</a>' for run in runs)
     return f"<details><summary>{len(runs)} run{'s' * (len(runs) != 1)}</summary>{links}</details>"
 
 
 def plain(text: str) -> str:
     """Text that means itself in Markdown and in the HTML that it may hold."""
-    kept = html.escape(text, quote=False).replace("\n", "<br>")
-    return re.sub(r"([\\`*_{}\[\]|~#$])", r"\\\1", kept)
+    return in_markdown(text).replace("\n", "<br>")
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
@@ -261,7 +261,7 @@ def inline(svg: str, label: str, prefix: str) -> str:
     body = re.sub(r"font-family: [^;\"]+|(?<=px )'DejaVu Sans'[^;\"]*", lambda m: page_font(m[0]), body)
     body = re.sub(r">\s+<", ">\n<", body)
     start = (
-        f'<svg viewBox="{view[1]}" role="img" aria-label="{html.escape(label)}" width="100%" '
+        f'<svg viewBox="{view[1]}" role="img" aria-label="{in_html(label)}" width="100%" '
         'style="stroke-linejoin:round;stroke-linecap:butt;display:block">'
     )
     return start + body.strip()
