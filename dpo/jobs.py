@@ -95,7 +95,8 @@ class Worker:
                 names = [job.name for job in mine]
                 turns = len(mine) == 1 or (bit_equal and on_cpu(mine[0]))
                 if len(mine) > 1:
-                    say(f"{len(mine)} runs {'on one base, in turn' if turns else 'in one batch'}: {', '.join(names)}")
+                    how = "on one base, in turn" if turns else "in one batch"
+                    say(f"hydra/launcher=stacked: {len(mine)} runs {how}: {', '.join(names)}")
                 with one_base(() if turns else names) if len(mine) > 1 else nullcontext():
                     for job in mine if turns else ():
                         if not self.stopped():
