@@ -148,10 +148,10 @@ def test_a_sweep_cannot_take_the_name_of_a_folder_of_every_root(name: str, tmp_p
 
 
 def test_fifty_jobs_are_typed_within_five_seconds() -> None:
-    """All groups and all values, before job 0."""
-    begin = time.perf_counter()
+    """All groups and all values, before job 0; of this process's own time, whoever else is at work."""
+    begin = time.process_time()
     assert len(read("beta", ["loss=sigmoid,ipo", "seed=range(0,5)"]).jobs) == 50
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_a_sweep_file_may_stop_at_a_failure_and_the_command_has_the_last_word(tmp_path: Path) -> None:

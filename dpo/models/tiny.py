@@ -56,7 +56,7 @@ class Tiny:
     layers: Annotated[int, Range(1, 256)]
     steps: Annotated[int, Range(0, 100_000)]
     batch_size: Annotated[int, Range(1, 4096)]
-    block: Annotated[int, Range(1, 2048)]
+    block: Annotated[int, Range(2, 2048)]
     lr: StartRate
     seed: Seed
     dtype: Dtype
