@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import transformers as t
 
 from dpo import checked as checked_room
+from dpo.data.batches import row_length
 from dpo.data.tokens import TokenPair
 from dpo.errors import UsageError
 from dpo.models.adapters import Lora
@@ -162,11 +163,13 @@ def test_nothing_is_changed_by_looking():
 
 
 def test_few_and_short_pairs_are_read():
-    """The shortest two; beside foreign code the longest. One pair is enough, and equal answers say nothing."""
+    """A short one and another; beside foreign code the longest. One pair is enough, and equal answers say nothing."""
     by_length = sorted(PAIRS, key=lambda p: len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)))
     few = some_pairs(toys.model("llama"), PAIRS)
     assert few[1] in by_length[:6] and len(few) == 2
-    assert some_pairs(llama(), PAIRS)[0] is by_length[-1]
+    assert some_pairs(llama(), PAIRS)[0] == max(PAIRS, key=row_length)
+    long = [TokenPair(str(i), (5,) * 90, (6,) * 5 + (i,) * 50, (6,) * 5 + (9,) * 70) for i in range(2)]
+    assert [row_length(pair) for pair in some_pairs(toys.model("llama"), long)] == [16, 32]
     assert look(toys.model("llama"), pairs=PAIRS[:1]).layout == "shared_prompt"
     prefix = TokenPair("p", (5, 6), (3, 4), (3, 4, 7))
     assert look(toys.model("llama"), pairs=[prefix]).figures["causal"] is None
