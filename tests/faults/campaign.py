@@ -29,12 +29,13 @@ LEAST = [
 JUDGED = ["model=tiny_byte", "model.steps=5", "model.width=32", "dataset=twelve", "sft.epochs=60", "train.threads=1"]
 JUDGED += ["train.max_length=128", "judge=length", "judge.samples=2", "judge.max_new_tokens=24", "judge.prompts=4"]
 GRID = ["-m", "seed=0,1", "adapter=lora_qv"]
+UNREWARDED = [setting for setting in LEAST if not setting.startswith(("evaluate", "beta"))]
 COMMANDS = {
     "train": ["train", *LEAST],
     "sweep": ["train", *LEAST, *GRID],
     "stacked": ["train", *LEAST, *GRID, "hydra/launcher=stacked"],
     "judge": ["judge", *JUDGED],
-    "reward": ["reward", *(setting for setting in LEAST if not setting.startswith("evaluate")), "adapter=lora_qv"],
+    "reward": ["reward", *UNREWARDED, "adapter=lora_qv"],
 }
 KINDS = ("kill", "full")
 PLANTED = """
