@@ -58,7 +58,7 @@ def test_train_prints_the_run_directory_last_on_stdout(cache: Path, tmp_path: Pa
         ('{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt"\n', ":2: not JSON"),
         ('{"prompt": "p", "chosen": "", "rejected": "b"}\n', ":1: chosen is empty"),
         ('{"prompt": "p", "chosen": 3, "rejected": "b"}\n', ":1: chosen is a int"),
-        ("[1]\n", ":1: a row must be an object"),
+        ("[1]\n", ":1: begins a JSON array"),
         (
             '{"prompt": [{"content": "x"}], "chosen": "a", "rejected": "b"}\n',
             ":1: prompt holds a message without a role",

@@ -148,7 +148,7 @@ def test_an_evaluation_file_of_its_own_is_used_whole(tmp_path: Path) -> None:
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n')[:-9],
+            gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n', mtime=0)[:-9],
             "cannot be read after line",
         ),
         ("a.parquet", b"not parquet", "not a Parquet file"),
