@@ -10,8 +10,9 @@ from dpo.config import Config
 from dpo.console import BLOCKS
 from dpo.data.prepare import Prepared, prepare, stop_if_told, text_hash
 from dpo.disk import make_folder
+from dpo.json_files import write_json
 from dpo.progress import say
-from dpo.records import RunDir, write_json
+from dpo.records import RunDir
 from dpo.terminal import Sheet
 
 ALWAYS = ("rows", "dropped", "pairs", "chosen_longer_characters", "overlap", "identical", "contradictory")

@@ -8,7 +8,8 @@ from typing import Any
 from dpo import terminal
 from dpo.errors import UsageError
 from dpo.evaluate.change import sentence
-from dpo.records import Damaged, RunDir
+from dpo.json_files import Damaged
+from dpo.records import RunDir
 from dpo.results.reading import is_comparison
 from dpo.terminal import Sheet
 

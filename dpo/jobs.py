@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from dpo.config import Config, parse
 from dpo.disk import BUILDING, described, remove_unfinished, temporary
 from dpo.interrupt import check
+from dpo.json_files import Damaged
 from dpo.lifeline import Lifeline
 from dpo.locks import locked_now
 from dpo.pictures import draw_missing
 from dpo.progress import say
 from dpo.provenance import differences
-from dpo.records import Damaged, RunDir, run_of, state
+from dpo.records import RunDir
+from dpo.run_folders import run_of, state
 from dpo.streams import guard
 from dpo.sweep import Job
 

@@ -15,12 +15,13 @@ from dpo.errors import UsageError
 from dpo.inputs import refuse_changed
 from dpo.interrupt import KILLED, cause, check
 from dpo.jobs import LISTENERS, Worker, aside_if_damaged, changes, lock_of, place, report, set_aside
+from dpo.json_files import Damaged, read_object, write_json
 from dpo.lifeline import Lifeline, lifeline
 from dpo.listing import say_remarks
 from dpo.locks import PATIENCE, held, holder, lock_of_folder, locked, locked_now
 from dpo.pictures import draw_missing
 from dpo.progress import bar, say
-from dpo.records import Damaged, read_object, state, write_json
+from dpo.run_folders import state
 from dpo.status import at_work, save_table, standing
 from dpo.sweep import Job, Sweep, launch
 

@@ -13,9 +13,11 @@ from typing import Any
 
 from dpo import terminal
 from dpo.errors import UsageError
+from dpo.json_files import Damaged, read_object
 from dpo.progress import say
-from dpo.records import Damaged, RunDir, find_runs, read_object, reason, run_of, says_done, state
+from dpo.records import RunDir
 from dpo.results.reading import OF_A_FINISHED_RUN, is_job, is_metric_row, read_file, read_rows
+from dpo.run_folders import find_runs, reason, run_of, says_done, state
 from dpo.terminal import Sheet
 
 SEEN = {"loss": "loss", "margin": "rewards/margins", "accuracy": "rewards/accuracies", "displaced": "displacement"}

@@ -20,11 +20,12 @@ from dpo.data.tokens import TokenPair
 from dpo.finite import check_weights
 from dpo.heap import keep_freed_memory
 from dpo.interrupt import check
+from dpo.json_files import write_json
 from dpo.losses.base import Loss
 from dpo.metrics import scalars
 from dpo.models.adapters import restore, train_mode, trainable_state
 from dpo.progress import bar, say
-from dpo.records import RunDir, write_json
+from dpo.records import RunDir
 from dpo.reference import StoredLogps
 from dpo.tracking.files import Recorder
 

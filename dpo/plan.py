@@ -11,9 +11,11 @@ from typing import Any
 
 from dpo import terminal
 from dpo.jobs import changes
+from dpo.json_files import Damaged
 from dpo.listing import ignored, look, say_remarks
-from dpo.records import Damaged, RunDir, find_runs, run_of, state
+from dpo.records import RunDir
 from dpo.results.reading import read_config
+from dpo.run_folders import find_runs, run_of, state
 from dpo.status import clock
 from dpo.sweep import Job, Sweep, read
 from dpo.terminal import Sheet

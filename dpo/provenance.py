@@ -26,29 +26,43 @@ from dpo.saved_config import read_saved
 
 PACKAGES = ("dpo-lab", "torch", "transformers", "peft", "tokenizers", "hydra-core", "wandb")
 NOT_IN_RESULTS = (
-    "__main__.py",
-    "console.py",
-    "jobs.py",
-    "judge.py",
-    "launch.py",
-    "libraries.py",
-    "naming.py",
-    "past.py",
-    "plan.py",
-    "posthoc.py",
-    "progress.py",
-    "reproduce.py",
-    "results",
-    "reward.py",
-    "rounds.py",
-    "score.py",
-    "status.py",
-    "sweep.py",
-    "tracking",
-    "shared.py",
-    "wandb_sweeps.py",
+    *(
+        "__main__.py",
+        "console.py",
+        "hydra_settings.py",
+        "interrupt.py",
+        "jobs.py",
+        "judge.py",
+        "launch.py",
+        "libraries.py",
+    ),
+    *(
+        "lifeline.py",
+        "listing.py",
+        "locks.py",
+        "naming.py",
+        "past.py",
+        "pictures.py",
+        "plan.py",
+        "posthoc.py",
+        "progress.py",
+    ),
+    *(
+        "reproduce.py",
+        "results",
+        "reward.py",
+        "rounds.py",
+        "run_folders.py",
+        "safe_path.py",
+        "saved_config.py",
+        "score.py",
+    ),
+    *("shared.py", "status.py", "streams.py", "sweep.py", "terminal.py", "tracking", "verbs.py", "wandb_sweeps.py"),
+    "whereabouts.py",
 )
 """Rooms of the package that only start runs or look at them; conf/ and sweeps/ speak through the configuration."""
+IN_RESULTS = tuple(f"results/{name}.py" for name in ("stats", "intervals", "crossed", "clustered"))
+"""Files of those rooms that make numbers of metric rows all the same: intervals."""
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -98,8 +112,13 @@ def code() -> dict[str, str]:
     return {
         path.relative_to(package).as_posix(): short_hash(path)
         for path in sorted(package.rglob("*"))
-        if path.suffix in (".py", ".jsonl", ".txt") and path.relative_to(package).parts[0] not in NOT_IN_RESULTS
+        if path.suffix in (".py", ".jsonl", ".txt") and decides(path.relative_to(package))
     }
+
+
+def decides(path: Path) -> bool:
+    """Whether a run's numbers can depend on a file of the package."""
+    return path.parts[0] not in NOT_IN_RESULTS or path.as_posix() in IN_RESULTS
 
 
 def differences(made_by: dict[str, Any], plain: dict[str, Any]) -> list[str]:

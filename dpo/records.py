@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,74 +24,12 @@ from dpo.disk import (
 )
 from dpo.disk import write_atomically as write_atomically  # what a run's files are written by
 from dpo.errors import UsageError
-from dpo.interrupt import KILLED
-from dpo.locks import held as held
+from dpo.json_files import Damaged, read_json, read_object, row_of, to_json, what_is_wrong, write_json
 from dpo.progress import say
 from dpo.seals import check, fault, seal, set_aside
 
 OLD = ".checkpoint.old"
 """A checkpoint while another one takes its place."""
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON, atomically."""
-    write_atomically(path, to_json(value, indent=2) + "\n")
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader takes: a NaN or an infinity, which the format does not have, becomes null.
-
-    No such number reaches a metric row (`dpo.finite`); elsewhere it says that there is none.
-    """
-    try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        return json.dumps(only_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def only_finite(value: Any) -> Any:
-    """The value with None for every number that is not finite."""
-    if isinstance(value, dict):
-        return {key: only_finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [only_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class Damaged(UsageError):
-    """A file that cannot be what was once written there; the message names it, what is wrong, and what to do."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        away = "it" if path.name == "sweep.json" else "its folder"
-        super().__init__(f"{path}: {what}; restore the file, or move {away} away and give the command again")
-        self.path, self.what = path, what
-
-
-def what_is_wrong(error: Exception) -> str:
-    """Why a file could not be read, in words."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"is cut off or damaged (line {error.lineno})" if error.doc.strip("\0 \n") else "is empty"
-    if isinstance(error, OSError):
-        return f"cannot be read ({error.strerror or error})"
-    return "is damaged (not text)" if isinstance(error, UnicodeDecodeError) else "is damaged"
-
-
-def read_json(path: Path) -> Any:
-    """Parsed JSON of a file that must exist; raises Damaged where it is there and cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(path, what_is_wrong(error)) from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """`read_json` of a file that holds a JSON object; raises Damaged where it holds anything else."""
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise Damaged(path, "holds no JSON object")
-    return value
 
 
 WRITTEN = (
@@ -336,67 +273,3 @@ class RunDir:
         for step in self.saved_steps():
             if step > last_step:
                 self.pairs(step).unlink()
-
-
-def row_of(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """The row in a line of a JSONL file; raises Damaged where it is none."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise Damaged(path, f"line {number} is damaged")
-    return row
-
-
-def state(run: RunDir) -> str:
-    """status.json's state; "interrupted" where it says running and no process holds the run's lock, "unreadable" where
-    it cannot be read."""
-    try:
-        said = str(run.status()["state"])
-    except Damaged:
-        return "unreadable"
-    return "interrupted" if said == "running" and not held(run.lock) else said
-
-
-def reason(run: RunDir) -> str:
-    """Why a run is not done: the error it failed with, or what interrupted it; empty for any other state."""
-    said = state(run)
-    if said == "interrupted":
-        return str(run.status().get("cause", KILLED))
-    return str(run.status().get("error", "")) if said == "failed" else ""
-
-
-def find_runs(root: Path) -> list[RunDir]:
-    """Every run directory at or below `root`, by name: it has a status.json, or has lost it and has run.yaml and rows.
-
-    What a folder with a leading dot holds was set aside or is being copied, and does not count.
-    """
-    found = []
-    for folder, inside, files in os.walk(root):
-        names = {*inside, *files}
-        if "status.json" in names or {"run.yaml", "metrics.jsonl"} <= names:
-            found.append(RunDir(Path(folder)))
-        inside[:] = [name for name in inside if not name.startswith(".") and name not in ("checkpoint", "pairs")]
-    return sorted(found, key=lambda run: run.path)
-
-
-def run_of(folder: Path, run_id: str, name: str) -> tuple[RunDir, list[Path]]:
-    """(the directory of a job in a sweep's folder, copies of it that do not count).
-
-    A directory is a job's by the id that ends its name, whatever stands before it. Of several the finished one counts,
-    then the one that is called as the job is; of none, the job's is still to be made.
-    """
-    own = folder / f"{name or 'run'}-{run_id}"
-    found = sorted(path for path in folder.glob(f"*-{run_id}") if path.is_dir() and not path.name.startswith("."))
-    if len(found) > 1:
-        found.sort(key=lambda path: (not says_done(path), path != own))
-    return RunDir(found[0] if found else own), found[1:]
-
-
-def says_done(path: Path) -> bool:
-    """Whether a run directory's status.json can be read and says done."""
-    try:
-        return RunDir(path).status()["state"] == "done"
-    except Damaged:
-        return False

@@ -15,10 +15,11 @@ from dpo.config import Config, identity, parse
 from dpo.console import summary
 from dpo.data.judge import JudgedDir
 from dpo.data.judged import Judged
+from dpo.json_files import read_json, write_json
 from dpo.locks import lock_of_folder, locked
 from dpo.past import TRUSTED
 from dpo.progress import say
-from dpo.records import RunDir, read_json, write_json
+from dpo.records import RunDir
 from dpo.run import run
 from dpo.terminal import Sheet
 from dpo.tracking.shown import short_name

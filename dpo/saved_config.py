@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpo.errors import UsageError
-from dpo.records import Damaged, what_is_wrong
+from dpo.json_files import Damaged, what_is_wrong
 
 GROUPS = ("model", "dataset", "beta", "loss", "optim", "train", "tracker")
 """Every configuration has had these groups; one that was cut off lacks some."""

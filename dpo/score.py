@@ -19,13 +19,15 @@ from dpo.errors import UsageError
 from dpo.evaluate.evaluator import describe_pairs, pair_names
 from dpo.evaluate.held_out import evaluate_pairs
 from dpo.evaluate.samples import answer
+from dpo.json_files import to_json
 from dpo.logps import Scorer
 from dpo.metrics import PairRows, log_ratios, wins
 from dpo.models.pretrained import check_same, load_tokenizer, weights_hash
 from dpo.models.weights import adapted
 from dpo.posthoc import choose, score_rows
-from dpo.records import RunDir, state, to_json
+from dpo.records import RunDir
 from dpo.reference import Reference
+from dpo.run_folders import state
 from dpo.terminal import as_json
 
 

@@ -19,10 +19,10 @@ from dpo.data.templates import render
 from dpo.data.tokens import TokenPair, tokenise
 from dpo.errors import UsageError
 from dpo.evaluate.samples import answer
+from dpo.json_files import read_json, write_json
 from dpo.models.liger import fuse, kernels_of
 from dpo.models.pretrained import load_model, load_tokenizer
 from dpo.models.tiny import Tiny
-from dpo.records import read_json, write_json
 from dpo.reference import Reference, check_embeddings, check_vocabulary
 from dpo.shared import own_copy
 from dpo.tree import layout_of

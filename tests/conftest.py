@@ -12,8 +12,9 @@ import torch
 
 from dpo import compose as composing
 from dpo.config import Config, load
-from dpo.records import RunDir, find_runs
+from dpo.records import RunDir
 from dpo.run import run
+from dpo.run_folders import find_runs
 
 from .sharing import once, shared_root
 

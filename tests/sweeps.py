@@ -58,7 +58,7 @@ def states(folder: Path) -> dict[int, str]:
     """The state of each run of a sweep by its seed."""
     import yaml
 
-    from dpo.records import state
+    from dpo.run_folders import state
 
     runs = [RunDir(path.parent) for path in folder.glob("*/status.json")]
     return {yaml.safe_load(run.config.read_text())["seed"]: state(run) for run in runs if run.config.exists()}

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from dpo import rounds
+from dpo.json_files import read_json
 from dpo.launch import keep_record
-from dpo.records import read_json
 from dpo.sweep import Job
 
 FORK = multiprocessing.get_context("fork")

@@ -9,9 +9,11 @@ import pytest
 
 from dpo.__main__ import main
 from dpo.errors import UsageError
+from dpo.json_files import Damaged
 from dpo.listing import listing
-from dpo.records import Damaged, RunDir, run_of
+from dpo.records import RunDir
 from dpo.results import frames, notebooks, report, tables
+from dpo.run_folders import run_of
 from dpo.status import save_table
 from tests.results.toy_runs import sweep_file, write_run
 

@@ -11,9 +11,11 @@ from torch import nn
 
 from dpo.data.judges.base import Given, Question, by_score
 from dpo.finite import broken, check_values, check_weights
+from dpo.json_files import to_json
 from dpo.models.fit import fit
-from dpo.records import RunDir, find_runs, to_json
+from dpo.records import RunDir
 from dpo.run import run
+from dpo.run_folders import find_runs
 from dpo.tracking.files import NoTracker, Recorder
 
 from . import toys

@@ -12,8 +12,8 @@ from dpo.logps import PairLogps
 from dpo.losses.ipo import Ipo
 from dpo.metrics import PairRows
 from dpo.models.pretrained import load_model
-from dpo.records import find_runs
 from dpo.reference import Reference, StoredLogps
+from dpo.run_folders import find_runs
 
 LENGTHS = torch.tensor([3, 5]), torch.tensor([4, 2])
 REFERENCE = PairLogps(torch.tensor([-30.0, -50.0]), torch.tensor([-40.0, -20.0]), *LENGTHS)

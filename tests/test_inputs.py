@@ -9,7 +9,8 @@ import pytest
 from dpo.__main__ import main
 from dpo.errors import UsageError
 from dpo.inputs import changed, inputs, refuse_moving
-from dpo.records import RunDir, write_json
+from dpo.json_files import write_json
+from dpo.records import RunDir
 
 from .conftest import SMALL
 from .test_cli import pairs_of_twelve

@@ -15,7 +15,8 @@ from dpo.config import load
 from dpo.data.files import read_pairs
 from dpo.data.judge import JudgedDir
 from dpo.errors import UsageError
-from dpo.records import RunDir, read_json
+from dpo.json_files import read_json
+from dpo.records import RunDir
 from dpo.reward import score_pairs
 
 from .chat_server import Server, longer_wins, said

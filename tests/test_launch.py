@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from dpo.__main__ import main
-from dpo.records import RunDir, find_runs, read_json, write_json
+from dpo.json_files import read_json, write_json
+from dpo.records import RunDir
 from dpo.reproduce import rows as rows_without_time
 from dpo.run import run
+from dpo.run_folders import find_runs
 
 from .sweeps import command, finish, kill, start, states
 from .test_sweep import question

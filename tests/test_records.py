@@ -6,8 +6,9 @@ import pytest
 
 from dpo.cache import locked
 from dpo.data.judge import Log
-from dpo.records import RunDir, find_runs, state, write_atomically
+from dpo.records import RunDir, write_atomically
 from dpo.results.reading import read_rows
+from dpo.run_folders import find_runs, state
 
 
 @pytest.fixture

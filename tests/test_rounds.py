@@ -11,7 +11,8 @@ from dpo.__main__ import main
 from dpo.config import identity, load, parse_file
 from dpo.data.judge import JudgedDir
 from dpo.data.pair import Split
-from dpo.records import RunDir, read_json
+from dpo.json_files import read_json
+from dpo.records import RunDir
 
 from .conftest import SMALL
 from .processes import ROOT, Python

@@ -20,10 +20,11 @@ from dpo.losses.ipo import Ipo
 from dpo.losses.sigmoid import Sigmoid
 from dpo.metrics import FP32_TIE
 from dpo.models.adapters import Lora, trainable_state
-from dpo.records import RunDir, find_runs
+from dpo.records import RunDir
 from dpo.reference import Reference
 from dpo.reproduce import reproduce
 from dpo.reproduce import rows as rows_without_time
+from dpo.run_folders import find_runs
 from dpo.shared import one_base, own_copy
 from dpo.stacked import drive_together, stackable, stretches
 from dpo.tree import as_trees, sizes

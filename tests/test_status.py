@@ -9,8 +9,9 @@ import pytest
 
 from dpo.__main__ import main
 from dpo.cache import locked
+from dpo.json_files import write_json
 from dpo.listing import listing
-from dpo.records import RunDir, write_json
+from dpo.records import RunDir
 from dpo.status import at_work, clock, over, row_of, standing
 
 from .sweeps import command, kill, start

@@ -22,8 +22,9 @@ from dpo.data.perturb import draw
 from dpo.disk import failing
 from dpo.errors import UsageError
 from dpo.evaluate.samples import Answer
+from dpo.json_files import read_json, to_json, write_json
 from dpo.progress import bar
-from dpo.records import read_json, to_json, write_atomically, write_json
+from dpo.records import write_atomically
 
 ENOUGH = 10
 """Questions after which the share without a verdict is looked at."""

@@ -11,7 +11,7 @@ from dpo.data.files import read_pairs
 from dpo.data.judge import JudgedDir
 from dpo.data.pair import Pair, Source, Split, distinct
 from dpo.errors import UsageError
-from dpo.records import read_json
+from dpo.json_files import read_json
 
 
 @dataclass(frozen=True)

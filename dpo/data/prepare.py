@@ -11,7 +11,7 @@ from dpo.data.audit import VERSION, Audit, report
 from dpo.data.pair import Split
 from dpo.data.tokens import TokenPair, content_hash, tokenise
 from dpo.errors import UsageError
-from dpo.records import read_json, write_json
+from dpo.json_files import read_json, write_json
 
 
 @dataclass(frozen=True)

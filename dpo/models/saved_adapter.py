@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dpo.errors import UsageError
+from dpo.json_files import read_object
 from dpo.progress import remark
-from dpo.records import read_object
 from dpo.saved_config import read_saved
 from dpo.whereabouts import find, is_path
 

@@ -21,10 +21,12 @@ import pandas as pd
 
 from dpo.errors import UsageError
 from dpo.interrupt import KILLED
-from dpo.records import RunDir, find_runs, held
+from dpo.locks import held
+from dpo.records import RunDir
 from dpo.results.arms import Arm, arms, axes, varied
 from dpo.results.one_run import Run as Run
 from dpo.results.reading import OF_A_FINISHED_RUN, is_job, is_metric_row, natural, read_config, read_file, read_rows
+from dpo.run_folders import find_runs
 
 FILES = ("provenance", "summary", "audit")
 

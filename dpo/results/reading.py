@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from dpo.errors import UsageError
+from dpo.json_files import Damaged, read_object
 from dpo.pair_tables import other_pair
-from dpo.records import Damaged, RunDir, read_object
+from dpo.records import RunDir
 from dpo.saved_config import read_saved
 
 

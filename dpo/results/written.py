@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dpo.disk import make_folder, write_atomically
 from dpo.errors import UsageError
-from dpo.records import Damaged, read_object
+from dpo.json_files import Damaged, read_object
 
 MANIFEST = ".report.json"
 Known = dict[str, list[str]]

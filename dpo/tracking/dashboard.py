@@ -15,7 +15,8 @@ from typing import Any
 
 from dpo.disk import make_folder
 from dpo.errors import UsageError, check_project
-from dpo.records import find_runs, write_atomically
+from dpo.records import write_atomically
+from dpo.run_folders import find_runs
 from dpo.saved_config import read_saved
 from dpo.tracking.push import connect
 from dpo.tracking.wandb import client

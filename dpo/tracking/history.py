@@ -16,7 +16,8 @@ from typing import Any
 
 from dpo.config import dump
 from dpo.errors import UsageError
-from dpo.records import RunDir, to_json, write_atomically
+from dpo.json_files import to_json
+from dpo.records import RunDir, write_atomically
 from dpo.tracking.wandb import client, first_line
 
 STATES = {"finished": "done", "running": "running", "pending": "pending", "killed": "interrupted"}

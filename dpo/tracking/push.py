@@ -20,7 +20,8 @@ from typing import Any
 from dpo.cache import key
 from dpo.errors import UsageError, check_project
 from dpo.progress import bar, say
-from dpo.records import RunDir, find_runs, state
+from dpo.records import RunDir
+from dpo.run_folders import find_runs, state
 from dpo.saved_config import read_saved
 from dpo.tracking.shown import Shown, entries, shown
 from dpo.tracking.wandb import EXIT_CODES, QUIET, client, first_line, line, set_axis, slug, tag_superseded

@@ -14,9 +14,10 @@ from dpo.logps import Scorer
 from dpo.models.adapters import Full
 from dpo.models.liger import Liger, fuse, fused, kernels_of
 from dpo.models.tiny import Tiny
-from dpo.records import RunDir, find_runs
+from dpo.records import RunDir
 from dpo.reference import Reference
 from dpo.reproduce import rows
+from dpo.run_folders import find_runs
 from tests import toys
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dpo.records import find_runs, state
+from dpo.run_folders import find_runs, state
 from dpo.sweep import read, sweeps_dir
 
 from ..conftest import SMALL

@@ -7,7 +7,8 @@ import yaml
 
 from dpo.__main__ import main
 from dpo.errors import UsageError
-from dpo.records import RunDir, find_runs
+from dpo.records import RunDir
+from dpo.run_folders import find_runs
 from dpo.tracking.history import download
 
 from .server import Server

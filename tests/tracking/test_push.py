@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from dpo.__main__ import main
-from dpo.records import RunDir, write_json
+from dpo.json_files import write_json
+from dpo.records import RunDir
 from dpo.tracking import push as pushing
 
 from .server import Server, StoredRun
