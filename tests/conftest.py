@@ -1,9 +1,12 @@
 """One thread, one cache and no tracker account for every test; a small finished run that many tests read."""
 
 import os
+import signal
 
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", WANDB_SILENT="true")
 os.environ.pop("WANDB_API_KEY", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pathlib import Path
 

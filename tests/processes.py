@@ -14,6 +14,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 DPO = "import sys\nfrom dpo.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
@@ -68,12 +69,17 @@ class Python:
 
 def execute(code: str, arguments: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
     """The forked process, up to its exit."""
+    for path, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    become(code, arguments, cwd, env)
+
+
+def become(code: str, arguments: list[str], cwd: str, env: dict[str, str]) -> NoReturn:
+    """Execute Python source as `python -c` does, on this process's standard streams, up to its exit."""
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
     sys.path[:0] = [part for part in env.get("PYTHONPATH", "").split(os.pathsep) if part]
-    for path, number in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115
     sys.argv = ["-c", *arguments]

@@ -96,7 +96,7 @@ def the_run_stops(root) -> None:
 def test_a_run_with_other_weights_as_its_reference_stops(tmp_path, monkeypatch):
     """The reference is loaded with one tensor off: the run fails before its first step."""
 
-    def broken(config, model, start, tokenizer, cache, device):
+    def broken(config, model, start, *rest):
         other = load_model(start).requires_grad_(False)
         other.model.embed_tokens.weight.data.mul_(1.01)
         return Reference(other)

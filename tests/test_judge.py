@@ -242,7 +242,7 @@ def test_a_reward_model_judges_as_it_scores(made, typed, capsys) -> None:
     ("overrides", "text"),
     [
         (["judge.run=/no/such/folder"], "judge.run=/no/such/folder: no such folder"),
-        (["judge.run=RUNNING"], "state is running; only a finished run"),
+        (["judge.run=RUNNING"], "state is interrupted; only a finished run"),
         (["judge.samples=1"], "judge.samples=1: must be at least 2"),
         (["judge=endpoint"], "judge.url is not set"),
         (["judge=endpoint", "judge.url=http://h/v1", "judge.key_variable=NO_KEY"], "judge.key_variable=NO_KEY"),
