@@ -271,9 +271,9 @@ def explain(error: Exception, source: Primary) -> str:
         hint = "joblib and submitit come with `pip install 'dpo-lab[launchers]'`"
         return f"hydra/{launcher[1]}: no such option of Hydra here; {hint}"
     unknown = re.search(r"Could not override '([^']+)'|Could not delete[^']*'([^']+)'", str(error))
-    if unknown:
-        name = unknown[1] or unknown[2]
-        return f"unknown key {name}{nearest(name, known_keys(source))}"
+    known = known_keys(source) if unknown else []
+    if unknown and (name := unknown[1] or unknown[2]) not in known:
+        return f"unknown key {name}{nearest(name, known)}"
     missing = re.search(r"Could not find '([^'/]+)/([^']+)'", str(error))
     if missing:
         files = [path for folder in source.sources for path in (folder / missing[1]).glob("*.yaml")]
