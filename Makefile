@@ -38,7 +38,7 @@ demo: setup
 	$(BIN)/dpo report outputs/$(DEMO)
 
 test: setup
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # SETTINGS random settings, and FUZZ data files for each of eight data sets, with one or two damaged rows each, others every time
 fuzz: setup

@@ -53,6 +53,14 @@ SMALL = [
 ]
 """A whole run of a second: two small blocks over bytes, twelve triples, six steps."""
 
+LONG = ("test_cases.py", "test_experiments.py", "test_launch.py", "test_agent.py", "test_wheel.py", "test_stacked.py")
+"""Files that take a minute and more, the longest first: two workers that begin with them end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the others keep their order."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
